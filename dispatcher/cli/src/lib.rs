@@ -1,0 +1,1 @@
+//! The program ntrace, for people.

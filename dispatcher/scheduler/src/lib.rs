@@ -1,0 +1,1 @@
+//! Decisions of the dispatcher: who gets which job, and what a lost run means. Pure.

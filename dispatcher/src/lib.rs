@@ -1,0 +1,1 @@
+//! The server on port 9181: queue, leases, output, artefacts.

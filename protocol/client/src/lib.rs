@@ -1,0 +1,1 @@
+//! Typed calls to a dispatcher or a runner, with reconnect.

@@ -1,0 +1,1 @@
+//! One connection: requests and answers in both directions, bounded.

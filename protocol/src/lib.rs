@@ -1,0 +1,1 @@
+//! What is said on the wire: messages, codec, states, validated names. No I/O.

@@ -1,0 +1,1 @@
+//! The source cache (bare git mirrors) and the recipe of a commit.

@@ -1,0 +1,1 @@
+//! Output held on disk until the dispatcher has it.

@@ -1,0 +1,1 @@
+//! The agent beside the zones: asks for work, keeps workers clean, runs jobs, reports.

@@ -1,0 +1,1 @@
+//! vmadm, zlogin and imgadm for Linux: zones from namespaces, overlayfs and cgroups.

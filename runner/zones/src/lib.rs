@@ -1,0 +1,1 @@
+//! The driver of a global zone: vmadm and zlogin, over ssh or as local processes.
