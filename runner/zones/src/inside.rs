@@ -1,0 +1,410 @@
+//! Doing things inside a zone: run, unpack, collect, kill, list.
+//!
+//! Two ways, found out by the probe: the zone's own helper
+//! `/native/zone-job`, or fixed POSIX shell scripts where there is none.
+//! Must not know what a job is for. Invariant: every text of a caller goes
+//! in on stdin, as data; command lines are constants.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::carrier::Carrier;
+use crate::command::{Command, Program};
+use crate::door::{self, Captured};
+use crate::marker::Nonce;
+use crate::name::{UserName, WorkerUuid};
+use crate::session::{self, Body, Ended, Outcome, Run};
+use crate::spec::{Directory, JobSpec};
+
+mod glob;
+mod native;
+mod shell;
+
+/// What of a side stream is kept for a message.
+const KEEP: usize = 16 << 10;
+/// What of a process list or a file list is kept.
+const KEEP_LIST: usize = 8 << 20;
+
+/// How commands are run inside a zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// By the zone's helper.
+    Native,
+    /// By its shell.
+    Shell {
+        /// The zone's operating system.
+        uname: String,
+    },
+}
+
+/// The inside of one booted zone.
+#[derive(Debug, Clone)]
+pub struct Inside {
+    carrier: Arc<Carrier>,
+    worker: WorkerUuid,
+    kind: Kind,
+}
+
+/// A signal for a job's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Asks them to end.
+    Term,
+    /// Ends them.
+    Kill,
+    /// As the interrupt key does.
+    Int,
+    /// Asks for a core or a stack dump.
+    Quit,
+}
+
+impl Signal {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Term => "TERM",
+            Self::Kill => "KILL",
+            Self::Int => "INT",
+            Self::Quit => "QUIT",
+        }
+    }
+}
+
+/// A process in a zone, as evidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ProcessInfo {
+    /// Its number.
+    pub pid: u64,
+    /// Its parent's.
+    pub ppid: u64,
+    /// Its state, in the letters of ps.
+    pub state: String,
+    /// Where in the kernel it waits, if that can be seen.
+    pub wchan: Option<String>,
+    /// Its command line, cut and escaped.
+    #[serde(alias = "argv")]
+    pub args: Args,
+    /// Its resident memory in bytes.
+    pub rss: u64,
+}
+
+/// A command line: one text, or words.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Args {
+    /// As ps prints it.
+    Line(String),
+    /// Word by word.
+    Words(Vec<String>),
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self::Words(Vec::new())
+    }
+}
+
+/// Files to take out of a zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collect {
+    /// As whom.
+    pub user: UserName,
+    /// Below which directory.
+    pub dir: Directory,
+    /// Which, as paths relative to it; `*`, `?`, and `**` for any depth.
+    pub globs: Vec<String>,
+    /// At most so many bytes.
+    pub max_bytes: u64,
+    /// At most so many files.
+    pub max_files: u64,
+}
+
+/// What was taken out of a zone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// How many files.
+    pub files: u64,
+    /// How many bytes they hold.
+    pub bytes: u64,
+    /// What was left out, and why.
+    pub skipped: Vec<String>,
+}
+
+/// Files on their way out of a zone.
+#[derive(Debug)]
+pub struct Collecting {
+    /// A tar stream; None after its last byte. Read it, or the zone waits.
+    pub tar: mpsc::Receiver<Bytes>,
+    what: &'static str,
+    ended: tokio::task::JoinHandle<(Outcome, Captured)>,
+    skipped: Vec<String>,
+    files: Option<u64>,
+}
+
+/// Why something could not be done inside a zone.
+#[derive(Debug, thiserror::Error)]
+pub enum InsideError {
+    /// The zone refused or failed.
+    #[error("cannot {what} inside the zone: {why}")]
+    Failed {
+        /// What was tried.
+        what: &'static str,
+        /// What the zone says.
+        why: String,
+    },
+    /// The place failed: nothing tells what happened.
+    #[error("cannot {what} inside the zone")]
+    Lost {
+        /// What was tried.
+        what: &'static str,
+        /// Why nothing is known.
+        source: session::Lost,
+    },
+    /// The zone's shell cannot run this.
+    #[error("this zone's shell cannot run {word:?}; wrap it in a script")]
+    Unfit {
+        /// The word it cannot take.
+        word: String,
+    },
+}
+
+impl Inside {
+    pub(crate) fn new(
+        carrier: Arc<Carrier>,
+        worker: WorkerUuid,
+        kind: Kind,
+    ) -> Self {
+        Self { carrier, worker, kind }
+    }
+
+    /// How commands are run there.
+    #[must_use]
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// Starts a command. Past the deadline it is given up; end what runs in
+    /// the zone by [`Inside::kill`].
+    ///
+    /// # Errors
+    /// When the zone's shell cannot take the command.
+    pub fn run(
+        &self,
+        spec: &JobSpec,
+        deadline: Instant,
+    ) -> Result<Run, InsideError> {
+        let nonce = Nonce::new();
+        let call = match &self.kind {
+            Kind::Native => native::run(&nonce, spec),
+            Kind::Shell { .. } => shell::run(&nonce, spec)?,
+        };
+        Ok(self.start(call, nonce, None, deadline))
+    }
+
+    /// Unpacks a tar stream below `dir`, which is made if it is not there,
+    /// as `user`.
+    ///
+    /// # Errors
+    /// When the stream breaks, or the zone cannot unpack it.
+    pub async fn unpack<R>(
+        &self,
+        user: &UserName,
+        dir: &Directory,
+        tar: R,
+        deadline: Instant,
+    ) -> Result<(), InsideError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let nonce = Nonce::new();
+        let call = match &self.kind {
+            Kind::Native => native::unpack(&nonce, user, dir),
+            Kind::Shell { .. } => shell::unpack(&nonce, user, dir),
+        };
+        let body: Body = Box::new(tar);
+        let run = self.start(call, nonce, Some(body), deadline);
+        let (outcome, _, err) = captured(run, KEEP).await;
+        judge("unpack files", outcome, &err).map(drop)
+    }
+
+    /// Takes files out as a tar stream.
+    ///
+    /// # Errors
+    /// When the zone cannot list them. What happens to the stream later
+    /// is told by [`Collecting::ended`].
+    pub async fn collect(
+        &self,
+        want: &Collect,
+        deadline: Instant,
+    ) -> Result<Collecting, InsideError> {
+        let what = "collect files";
+        let nonce = Nonce::new();
+        let (call, body, skipped, files) = match &self.kind {
+            Kind::Native => {
+                (native::collect(&nonce, want), None, Vec::new(), None)
+            }
+            Kind::Shell { .. } => {
+                let listed = self.list_files(want, deadline).await?;
+                let picked = shell::pick(&listed, want);
+                let body: Body = Box::new(io::Cursor::new(picked.names));
+                let call = shell::pack(&nonce, &want.user, &want.dir);
+                (call, Some(body), picked.skipped, Some(picked.files))
+            }
+        };
+        let mut run = self.start(call, nonce, body, deadline);
+        let (_, closed) = mpsc::channel(1);
+        let tar = std::mem::replace(&mut run.stdout, closed);
+        let ended = tokio::spawn(async move {
+            let (outcome, _, err) = captured(run, KEEP).await;
+            (outcome, err)
+        });
+        Ok(Collecting { tar, what, ended, skipped, files })
+    }
+
+    async fn list_files(
+        &self,
+        want: &Collect,
+        deadline: Instant,
+    ) -> Result<Captured, InsideError> {
+        let nonce = Nonce::new();
+        let call = shell::list(&nonce, &want.user, &want.dir);
+        let run = self.start(call, nonce, None, deadline);
+        let (outcome, out, err) = captured(run, KEEP_LIST).await;
+        judge("list files", outcome, &err)?;
+        Ok(out)
+    }
+
+    /// Sends a signal to every process of a user: to all of a job.
+    ///
+    /// # Errors
+    /// When the zone cannot do that.
+    pub async fn kill(
+        &self,
+        user: &UserName,
+        signal: Signal,
+        deadline: Instant,
+    ) -> Result<(), InsideError> {
+        let nonce = Nonce::new();
+        let call = match &self.kind {
+            Kind::Native => native::kill(&nonce, signal),
+            Kind::Shell { .. } => shell::kill(&nonce, user, signal),
+        };
+        let run = self.start(call, nonce, None, deadline);
+        let (outcome, _, err) = captured(run, KEEP).await;
+        judge("signal the job", outcome, &err).map(drop)
+    }
+
+    /// Lists the zone's processes, as evidence.
+    ///
+    /// # Errors
+    /// When the zone cannot tell.
+    pub async fn ps(
+        &self,
+        deadline: Instant,
+    ) -> Result<Vec<ProcessInfo>, InsideError> {
+        let nonce = Nonce::new();
+        let call = match &self.kind {
+            Kind::Native => native::ps(&nonce),
+            Kind::Shell { .. } => shell::ps(&nonce),
+        };
+        let run = self.start(call, nonce, None, deadline);
+        let (outcome, out, err) = captured(run, KEEP_LIST).await;
+        let outcome = judge("list processes", outcome, &err)?;
+        Ok(match &self.kind {
+            Kind::Native => outcome.record.processes,
+            Kind::Shell { .. } => shell::parse_ps(&out.text()),
+        })
+    }
+
+    fn start(
+        &self,
+        call: Call,
+        nonce: Nonce,
+        body: Option<Body>,
+        deadline: Instant,
+    ) -> Run {
+        let args = ["-Q".to_owned(), self.worker.to_string()]
+            .into_iter()
+            .chain(call.args);
+        let command = Command::new(Program::Zlogin, args);
+        session::start(&self.carrier, command, nonce, call.head, body, deadline)
+    }
+}
+
+impl Collecting {
+    /// Waits for the end of the stream and says what was in it. Read the
+    /// stream to its end first.
+    ///
+    /// # Errors
+    /// When the zone failed on the way; the stream is not whole then.
+    pub async fn ended(self) -> Result<Collected, InsideError> {
+        // The other side must not wait for a reader that is not there.
+        drop(self.tar);
+        let (outcome, err) = match self.ended.await {
+            Ok(ended) => ended,
+            Err(_) => {
+                return Err(InsideError::Lost {
+                    what: self.what,
+                    source: session::Lost::Abandoned,
+                });
+            }
+        };
+        let outcome = judge(self.what, outcome, &err)?;
+        let mut skipped = self.skipped;
+        skipped.extend(outcome.record.skipped);
+        Ok(Collected {
+            files: outcome.record.files.or(self.files).unwrap_or(0),
+            bytes: outcome.record.bytes.unwrap_or(0),
+            skipped,
+        })
+    }
+}
+
+/// A constant command line and the data for its stdin.
+pub(crate) struct Call {
+    args: Vec<String>,
+    head: Bytes,
+}
+
+async fn captured(mut run: Run, keep: usize) -> (Outcome, Captured, Captured) {
+    let (mut out, mut err) = (Captured::default(), Captured::default());
+    let (mut out_open, mut err_open) = (true, true);
+    while out_open || err_open {
+        tokio::select! {
+            chunk = run.stdout.recv(), if out_open => match chunk {
+                Some(chunk) => out.take(&chunk, keep),
+                None => out_open = false,
+            },
+            chunk = run.stderr.recv(), if err_open => match chunk {
+                Some(chunk) => err.take(&chunk, KEEP),
+                None => err_open = false,
+            },
+        }
+    }
+    (run.ended().await, out, err)
+}
+
+fn judge(
+    what: &'static str,
+    outcome: Outcome,
+    stderr: &Captured,
+) -> Result<Outcome, InsideError> {
+    let why = match outcome.ended {
+        Ended::Exit(0) => return Ok(outcome),
+        Ended::Exit(code) => format!("exit status {code}"),
+        Ended::Signal { name, .. } => format!("killed by {name}"),
+        Ended::Error { message, .. } => message,
+        Ended::NoMarker(source) => {
+            return Err(InsideError::Lost { what, source });
+        }
+    };
+    let said = door::tail(stderr);
+    let why = if said.is_empty() { why } else { format!("{why}: {said}") };
+    Err(InsideError::Failed { what, why })
+}

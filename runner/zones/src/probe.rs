@@ -1,0 +1,220 @@
+//! Is a booted zone ready for a job, and how are commands run in it?
+//!
+//! `running` only says that init was started. Ready is what answers: a
+//! command through zlogin, and on SmartOS the milestones of its services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::carrier::Carrier;
+use crate::command::{Command, Program};
+use crate::door::{self, CommandError, Failure, Output};
+use crate::inside::{Inside, Kind};
+use crate::name::WorkerUuid;
+use crate::quote;
+use crate::worker::Pauses;
+
+/// Pauses between two tries.
+const TRY: Pauses =
+    Pauses { first: Duration::from_millis(5), most: Duration::from_secs(1) };
+
+/// One try may take this long; a zlogin right at boot can block.
+const ONE_TRY: Duration = Duration::from_secs(20);
+
+/// How long the story of failed services may take to tell.
+const EXPLAIN: Duration = Duration::from_secs(10);
+
+/// Read by the zone's shell: a constant.
+const LOOK: &str = "if [ -x /native/zone-job ]; then k=native; \
+                    else k=shell; fi; \
+                    printf 'ntrace-probe %s %s\\n' \"$k\" \"$(uname -s)\"";
+
+/// Read by the zone's shell: a constant.
+const SERVICES: &str = "/usr/bin/svcs -H -o state \
+                        svc:/milestone/multi-user-server:default \
+                        svc:/smartdc/mdata:execute";
+
+/// Read by the zone's shell: a constant.
+const WHY: &str = "/usr/bin/svcs -xv";
+
+/// Why a zone is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// Nothing ran inside by the deadline.
+    #[error("nothing runs in worker {worker} after {tries} tries")]
+    Silent {
+        /// Which VM.
+        worker: WorkerUuid,
+        /// How often it was tried.
+        tries: u32,
+        /// How the last try failed.
+        source: TryError,
+    },
+    /// A service that jobs need has failed for good.
+    #[error("a service of worker {worker} is in maintenance: {why}")]
+    Maintenance {
+        /// Which VM.
+        worker: WorkerUuid,
+        /// What the zone says of it.
+        why: String,
+    },
+    /// The services did not come up by the deadline.
+    #[error("the services of worker {worker} are not up in time: {states}")]
+    Services {
+        /// Which VM.
+        worker: WorkerUuid,
+        /// Their states.
+        states: String,
+    },
+}
+
+/// How one try of a probe failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TryError {
+    /// The command did not end well.
+    #[error("cannot hear from zlogin")]
+    Command(#[from] CommandError),
+    /// The command failed.
+    #[error("zlogin failed")]
+    Failed(#[source] Failure),
+    /// The command ended well but did not answer the question.
+    #[error("the zone answered {0:?}")]
+    Strange(String),
+}
+
+pub(crate) async fn probe(
+    carrier: &Arc<Carrier>,
+    worker: WorkerUuid,
+    deadline: Instant,
+) -> Result<Inside, ProbeError> {
+    let (native, uname) = first_answer(carrier, worker, deadline).await?;
+    if uname == "SunOS" {
+        services(carrier, worker, deadline).await?;
+    }
+    let kind = if native { Kind::Native } else { Kind::Shell { uname } };
+    Ok(Inside::new(Arc::clone(carrier), worker, kind))
+}
+
+async fn first_answer(
+    carrier: &Carrier,
+    worker: WorkerUuid,
+    deadline: Instant,
+) -> Result<(bool, String), ProbeError> {
+    let mut pause = TRY.first;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let source = match ask(carrier, worker, LOOK, deadline).await {
+            Ok(output) => match answer(&output.stdout.text()) {
+                Some(found) => return Ok(found),
+                None => TryError::Strange(shown(&output)),
+            },
+            Err(error) => error,
+        };
+        match TRY.wait(pause, deadline).await {
+            Some(next) => pause = next,
+            None => return Err(ProbeError::Silent { worker, tries, source }),
+        }
+    }
+}
+
+/// Finds the answer among whatever the zone's login files print.
+fn answer(stdout: &str) -> Option<(bool, String)> {
+    let line =
+        stdout.lines().find_map(|line| line.strip_prefix("ntrace-probe "))?;
+    let (kind, uname) = line.split_once(' ')?;
+    let native = match kind {
+        "native" => true,
+        "shell" => false,
+        _ => return None,
+    };
+    let plain = !uname.is_empty()
+        && uname.len() <= 32
+        && uname.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    plain.then(|| (native, uname.to_owned()))
+}
+
+async fn services(
+    carrier: &Carrier,
+    worker: WorkerUuid,
+    deadline: Instant,
+) -> Result<(), ProbeError> {
+    let mut pause = TRY.first;
+    loop {
+        let states = match ask(carrier, worker, SERVICES, deadline).await {
+            Ok(output) => shown(&output),
+            Err(error) => error.to_string(),
+        };
+        let words: Vec<&str> = states.split_whitespace().collect();
+        if words.contains(&"maintenance") {
+            let deadline = Instant::now() + EXPLAIN;
+            let why = match ask(carrier, worker, WHY, deadline).await {
+                Ok(output) => shown(&output),
+                Err(error) => error.to_string(),
+            };
+            return Err(ProbeError::Maintenance { worker, why });
+        }
+        if words == ["online", "online"] {
+            return Ok(());
+        }
+        match TRY.wait(pause, deadline).await {
+            Some(next) => pause = next,
+            None => return Err(ProbeError::Services { worker, states }),
+        }
+    }
+}
+
+async fn ask(
+    carrier: &Carrier,
+    worker: WorkerUuid,
+    question: &str,
+    deadline: Instant,
+) -> Result<Output, TryError> {
+    let command =
+        Command::new(Program::Zlogin, ["-Q", &worker.to_string(), question]);
+    let deadline = deadline.min(Instant::now() + ONE_TRY);
+    let output = door::run(carrier, &command, Bytes::new(), deadline).await?;
+    if output.exit.success() {
+        Ok(output)
+    } else {
+        Err(TryError::Failed(output.failure(&command)))
+    }
+}
+
+/// What a command printed, for a message.
+fn shown(output: &Output) -> String {
+    let text = output.stdout.text();
+    let words: Vec<String> =
+        text.split_whitespace().map(quote::visible).collect();
+    words.join(" ").chars().take(2000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_found_among_other_lines() {
+        let text = "Last login: today\nntrace-probe native Linux\n";
+        assert_eq!(answer(text), Some((true, "Linux".to_owned())));
+        let text = "ntrace-probe shell SunOS\n";
+        assert_eq!(answer(text), Some((false, "SunOS".to_owned())));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_none() {
+        for text in [
+            "",
+            "ntrace-probe",
+            "ntrace-probe native",
+            "ntrace-probe shell \n",
+            "ntrace-probe both Linux",
+            "ntrace-probe shell \u{1b}[2J",
+        ] {
+            assert_eq!(answer(text), None, "{text:?}");
+        }
+    }
+}
