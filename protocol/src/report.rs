@@ -239,6 +239,12 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// What the place looked like when a clock ran out, before anything was
+    /// killed.
+    Evidence {
+        /// Its processes: pid, ppid, state, wchan, args, rss.
+        processes: Vec<Value>,
+    },
     /// Something to be known.
     Note {
         /// A sentence.

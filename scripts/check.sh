@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Checks everything: format, lints, all tests. Exit status 0: all is well.
+#
+#   scripts/check.sh
+#
+# Needs git and the Rust toolchain. What else is there is used as well (node,
+# shellcheck, cargo-nextest); a test whose tool is missing says so loudly.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "shell scripts"
+if command -v shellcheck >/dev/null; then
+    git ls-files '*.sh' '.ci/run' | xargs -r shellcheck
+else
+    echo "SKIPPED: shellcheck is not installed"
+fi
+
+step "programs"
+cargo build --workspace --bins --locked
+
+step "tests"
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --locked
+    cargo test --workspace --doc --locked --quiet
+else
+    cargo test --workspace --locked
+fi
+
+step "all is well"
