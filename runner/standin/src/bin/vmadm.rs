@@ -1,0 +1,5 @@
+//! The program `vmadm`: a doorstep; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    ntrace_standin::run_as("vmadm")
+}

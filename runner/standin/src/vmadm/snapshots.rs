@@ -1,0 +1,144 @@
+//! `create-snapshot`, `rollback-snapshot`, `delete-snapshot`.
+
+use super::power::{boot, gone, halt_now, plain};
+use super::view::View;
+use super::{Call, Done, Failure, Outcome, timed_out};
+use crate::faults::{Fault, Faults};
+use crate::halt;
+use crate::names::SnapshotName;
+use crate::snapshot;
+use crate::sys;
+use crate::trash;
+use crate::zone::{LockKind, Zone};
+
+fn arguments<'a>(
+    call: &'a Call<'_>,
+) -> Result<(&'a str, SnapshotName), Failure> {
+    let uuid = call.uuid()?;
+    let [_, name] = call.args else {
+        return Err(Failure::Usage(Some(format!(
+            "Wrong number of parameters to \"{}\"",
+            call.word
+        ))));
+    };
+    let name = SnapshotName::parse(name)
+        .map_err(|_| Failure::new("Invalid snapshot name"))?;
+    Ok((uuid, name))
+}
+
+/// `vmadm create-snapshot`.
+pub(super) fn create(call: &Call<'_>) -> Outcome {
+    let (uuid, name) = arguments(call)?;
+    let zone = call.zone(uuid).ok_or_else(|| gone(uuid))?;
+    let _power = zone.lock(LockKind::Power).map_err(plain)?;
+    let _config = zone.lock(LockKind::Config).map_err(plain)?;
+    halt::sweep(&zone);
+    let manifest = zone.manifest().map_err(plain)?;
+    if manifest.contains_key("datasets") {
+        return Err(Failure::new(
+            "Cannot currently snapshot zones that have datasets",
+        ));
+    }
+    let disk = zone.disk().map_err(plain)?;
+    if disk.snapshot(&name).is_some() {
+        return Err(Failure::Error(format!(
+            "snapshot with name \"{name}\" already exists."
+        )));
+    }
+    snapshot::create(&zone, &name).map_err(|error| {
+        Failure::Error(format!(
+            "first of 1 error: Command failed: cannot create snapshot \
+             'zones/{uuid}@vmsnap-{name}': {error}\n"
+        ))
+    })?;
+    timed_out(&zone, "create_snapshot")?;
+    trash::purge_behind(&call.place);
+    Ok(Done::message(format!("Created snapshot {name} for VM {uuid}")))
+}
+
+/// `vmadm rollback-snapshot`: ends with the zone running, whatever it was.
+pub(super) fn rollback(call: &Call<'_>) -> Outcome {
+    let (uuid, name) = arguments(call)?;
+    let zone =
+        call.zone(uuid).ok_or_else(|| Failure::new("bad statusCode: 404"))?;
+    let before = View::of(&zone).map_err(plain)?;
+    let missing =
+        || Failure::Error(format!("No snapshot named \"{name}\" for {uuid}"));
+    let disk = zone.disk().map_err(plain)?;
+    disk.snapshot(&name).ok_or_else(missing)?;
+    let lost = |state: &str| {
+        Failure::Error(format!(
+            "first of 1 error: VM {uuid} is already not 'running' \
+             (currently: {state})"
+        ))
+    };
+    if before.run.is_none() && before.state != "stopped" {
+        return Err(lost(before.state));
+    }
+    let _power = zone.lock(LockKind::Power).map_err(plain)?;
+    let now = zone.run().map(|run| run.boot_id);
+    // Somebody else acted on this zone between our look and our turn.
+    if now != before.run.map(|run| run.boot_id) {
+        return Err(lost(before.state));
+    }
+    let _config = zone.lock(LockKind::Config).map_err(plain)?;
+    zone.disk().map_err(plain)?.snapshot(&name).ok_or_else(missing)?;
+    if now.is_some() {
+        halt_now(&zone)?;
+    } else {
+        halt::mend(&zone);
+    }
+    roll(&zone, &name)?;
+    drop(_config);
+    boot(&zone)?;
+    timed_out(&zone, "rollback")?;
+    trash::purge_behind(&call.place);
+    Ok(Done::message(format!("Rolled back snapshot {name} for VM {uuid}")))
+}
+
+/// The middle part: the zone is down.
+fn roll(zone: &Zone, name: &SnapshotName) -> Result<(), Failure> {
+    let mut faults = Faults::of(zone);
+    if faults.take(&Fault::KillBetween) {
+        let _ = zone.set_autoboot(false);
+        let _ = sys::kill(std::process::id() as i32, libc::SIGKILL);
+    }
+    if let Some(hang) = faults.take_seconds("rollback", "hang") {
+        std::thread::sleep(hang);
+    }
+    let result = if faults.take(&Fault::RollbackFail) {
+        Err("out of space".to_owned())
+    } else {
+        snapshot::rollback(zone, name).map_err(|error| error.to_string())
+    };
+    result.map_err(|why| {
+        let _ = zone.set_autoboot(false);
+        Failure::Error(format!(
+            "Command failed: cannot rollback to \
+             'zones/{}@vmsnap-{name}': {why}\n",
+            zone.id
+        ))
+    })
+}
+
+/// `vmadm delete-snapshot`.
+pub(super) fn delete(call: &Call<'_>) -> Outcome {
+    let (uuid, name) = arguments(call)?;
+    let zone = call.zone(uuid).ok_or_else(|| gone(uuid))?;
+    let _power = zone.lock(LockKind::Power).map_err(plain)?;
+    let _config = zone.lock(LockKind::Config).map_err(plain)?;
+    let disk = zone.disk().map_err(plain)?;
+    if disk.snapshot(&name).is_none() {
+        return Err(Failure::Error(format!(
+            "No snapshot named \"{name}\" for {uuid}"
+        )));
+    }
+    snapshot::delete(&zone, &name).map_err(|error| {
+        Failure::Error(format!(
+            "Command failed: cannot destroy \
+             'zones/{uuid}@vmsnap-{name}': {error}\n"
+        ))
+    })?;
+    trash::purge_behind(&call.place);
+    Ok(Done::message(format!("Deleted snapshot {name} for VM {uuid}")))
+}
