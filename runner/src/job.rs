@@ -1,0 +1,410 @@
+//! One run of a job in a clean worker: what is done, in which order, and
+//! what it came to.
+//!
+//! Knows the driver, the source cache and where reports go; must not know
+//! how workers are made clean, nor the dispatcher.
+//! Invariant: exactly one `end` is reported, after everything else.
+
+mod artefacts;
+mod command;
+mod environment;
+mod limits;
+mod verdict;
+mod work;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ntrace_client::Backoff;
+use ntrace_protocol::report::{End, EndTag, Event, Outcome, Phase};
+use ntrace_protocol::runner::Assignment;
+use ntrace_protocol::{Reason, Source, Usage};
+use ntrace_source::{Cache, CommitId, Repository, SourceError, Tree};
+use ntrace_zones::{Inside, Vm, Worker};
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::uplink::{Job, RunOut, StopSignal, StopWhy};
+use command::{Finished, Watch};
+pub use limits::{Baseline, Policy};
+use limits::{Plan, plan};
+use verdict::{Facts, Met, Verdict, judge};
+use work::Work;
+
+/// How long a commit may take to be brought.
+const FETCH: Duration = Duration::from_secs(600);
+
+/// How often a fetch is tried when the network fails, and the first pause.
+const FETCH_TRIES: u32 = 4;
+const FETCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the tree may take to go in.
+const UNPACK: Duration = Duration::from_secs(300);
+
+/// How long one question to vmadm may take.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What a run needs besides its place.
+pub struct Context {
+    /// Where commits come from.
+    pub sources: Cache,
+    /// Limits that the runner grants.
+    pub policy: Policy,
+}
+
+/// A clean worker with nothing in it.
+pub struct Place<'a> {
+    /// The VM, in our hands.
+    pub worker: &'a Worker,
+    /// The way in.
+    pub inside: &'a Inside,
+    /// The VM as it was seen just now.
+    pub vm: Vm,
+    /// The VM's own limits.
+    pub baseline: Baseline,
+}
+
+/// Runs a job and reports its end.
+pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
+    let Job { assignment, out, stop } = job;
+    info!(job = %assignment.id, run = %assignment.run_id, "run begins");
+    let worker = place.worker.uuid().to_string().parse();
+    let mut run = Run {
+        place,
+        assignment: &assignment,
+        out: &out,
+        stop,
+        context,
+        usage: Usage::default(),
+    };
+    if let Ok(worker) = worker {
+        let place = run.place.vm.ntrace.as_ref().map(place_of);
+        run.out.event(Event::Assigned { worker, place }).await;
+    }
+    let verdict = run.attempt().await;
+    if let Some(text) = verdict.note.clone() {
+        run.out.event(Event::Note { text }).await;
+    }
+    let usage = run.usage;
+    info!(
+        job = %assignment.id,
+        run = %assignment.run_id,
+        outcome = verdict.outcome.as_str(),
+        reason = verdict.reason.map_or("", Reason::as_str),
+        "run ended"
+    );
+    out.end(End {
+        event: EndTag::End,
+        outcome: verdict.outcome,
+        reason: verdict.reason,
+        sentence: verdict.sentence,
+        exit: verdict.exit,
+        usage: Some(usage),
+        last: BTreeMap::new(),
+    })
+    .await;
+}
+
+/// What the record says of the place.
+pub(crate) fn place_of(own: &ntrace_zones::Extension) -> Value {
+    serde_json::json!({
+        "userns": own.userns, "overlay": own.overlay,
+        "network": own.network, "notes": own.notes,
+        "limits": {
+            "memory": own.limits.memory, "cpu": own.limits.cpu,
+            "pids": own.limits.pids, "disk": own.limits.disk,
+        },
+    })
+}
+
+struct Run<'a> {
+    place: Place<'a>,
+    assignment: &'a Assignment,
+    out: &'a RunOut,
+    stop: StopSignal,
+    context: &'a Context,
+    usage: Usage,
+}
+
+impl Run<'_> {
+    async fn attempt(&mut self) -> Verdict {
+        let mut stop = self.stop.clone();
+        let prepared = tokio::select! {
+            biased;
+            _ = stop.stopped() => Err(Verdict::stopped()),
+            prepared = self.prepare() => prepared,
+        };
+        let (plan, work) = match prepared {
+            Ok(prepared) => prepared,
+            Err(verdict) => return verdict,
+        };
+        if let Some(setup) = work.setup.clone()
+            && let Err(verdict) = self.set_up(&plan, &work, &setup).await
+        {
+            return verdict;
+        }
+        let verdict = self.run(&plan, &work).await;
+        self.collect(&plan, &work, &verdict).await;
+        verdict
+    }
+
+    /// Brings everything in place; nothing of the user's runs yet.
+    async fn prepare(&mut self) -> Result<(Plan, Work), Verdict> {
+        self.out.event(Event::Phase { phase: Phase::Preparing }).await;
+        let spec = &self.assignment.spec;
+        let refuse = |why: String| Verdict::failed(Reason::Recipe, why);
+        let began = Instant::now();
+        let tree = match &spec.source {
+            Some(source) => Some(self.fetch(source).await?),
+            None => None,
+        };
+        let mut work = Work::find(spec, tree.as_ref()).await.map_err(refuse)?;
+        work.env.extend(spec.env.clone());
+        self.phase("source", began);
+        self.out
+            .event(Event::Recipe {
+                setup: work.setup.clone(),
+                run: work.shown.clone(),
+                origin: work.origin.clone(),
+            })
+            .await;
+        let asked = spec.limits.clone().or(&work.limits);
+        let Place { vm, baseline, .. } = &self.place;
+        let plan =
+            plan(&asked, &self.context.policy, baseline, vm).map_err(refuse)?;
+        for text in &plan.notes {
+            self.out.event(Event::Note { text: text.clone() }).await;
+        }
+        self.limit(&plan).await?;
+        let began = Instant::now();
+        self.unpack(tree.as_ref()).await?;
+        self.phase("unpack", began);
+        Ok((plan, work))
+    }
+
+    async fn fetch(&self, source: &Source) -> Result<Tree, Verdict> {
+        let bad = |error: ntrace_source::BadName| {
+            Verdict::failed(Reason::Source, chain(&error))
+        };
+        let Source { owner, repo, commit } = source;
+        let repository =
+            Repository::new(owner.as_str(), repo.as_str()).map_err(bad)?;
+        let commit: CommitId = commit.as_str().parse().map_err(bad)?;
+        let deadline = Instant::now() + FETCH;
+        let mut backoff = Backoff::new(FETCH_PAUSE, FETCH_PAUSE * 8);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let sources = &self.context.sources;
+            let error =
+                match sources.ensure(&repository, &commit, deadline).await {
+                    Ok(tree) => return Ok(tree),
+                    Err(error) => error,
+                };
+            let pause = backoff.pause();
+            let is_over = tries >= FETCH_TRIES
+                || Instant::now() + pause >= deadline
+                || !error.is_worth_another_try();
+            if is_over {
+                return Err(no_source(&error));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn limit(&self, plan: &Plan) -> Result<(), Verdict> {
+        if plan.vm == ntrace_zones::VmLimits::default() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + LOOK;
+        self.place
+            .worker
+            .limit(plan.vm, deadline)
+            .await
+            .map(drop)
+            .map_err(|error| Verdict::lost(Reason::Zone, chain(&error)))
+    }
+
+    async fn unpack(&self, tree: Option<&Tree>) -> Result<(), Verdict> {
+        let deadline = Instant::now() + UNPACK;
+        let inside = self.place.inside;
+        let (user, dir) = (environment::user(), environment::dir());
+        let unpacked = match tree {
+            Some(tree) => {
+                let tar = tree.archive(deadline).map_err(|error| {
+                    Verdict::failed(Reason::Source, chain(&error))
+                })?;
+                inside.unpack(&user, &dir, tar, deadline).await
+            }
+            None => {
+                let tar = environment::EMPTY_TAR;
+                inside.unpack(&user, &dir, tar, deadline).await
+            }
+        };
+        match unpacked {
+            Ok(()) => Ok(()),
+            // A tree that does not fit the place's disk is the user's.
+            Err(error) if self.met().await.disk => Err(Verdict::failed(
+                Reason::DiskFull,
+                format!("the tree does not fit: {}", chain(&error)),
+            )),
+            Err(error) => Err(Verdict::lost(Reason::Zone, chain(&error))),
+        }
+    }
+
+    async fn set_up(
+        &mut self,
+        plan: &Plan,
+        work: &Work,
+        setup: &str,
+    ) -> Result<(), Verdict> {
+        self.out.event(Event::Setup { begins: true }).await;
+        let argv = environment::shell(setup);
+        let watch = Watch { time: plan.setup_time, ..Watch::of(plan) };
+        let began = Instant::now();
+        let finished = self.supervise(argv, work, watch).await;
+        self.phase("setup", began);
+        self.out.event(Event::Setup { begins: false }).await;
+        let facts = self.facts(finished).await;
+        let verdict = judge(&facts, "the set-up");
+        match (verdict.outcome, verdict.reason) {
+            (Outcome::Done, _) => Ok(()),
+            (_, Some(Reason::Exit | Reason::Signal)) => {
+                let reason = Some(Reason::Setup);
+                Err(Verdict { reason, ..verdict })
+            }
+            _ => Err(verdict),
+        }
+    }
+
+    async fn run(&mut self, plan: &Plan, work: &Work) -> Verdict {
+        let before = self.used().await;
+        self.out.event(Event::Phase { phase: Phase::Running }).await;
+        let argv = work.argv.clone();
+        let began = Instant::now();
+        let finished = self.supervise(argv, work, Watch::of(plan)).await;
+        self.phase("run", began);
+        self.usage.wall_ms = self.usage.phases_ms.get("run").copied();
+        self.usage.output_bytes = Some(finished.output_bytes);
+        let after = self.used().await;
+        let cpu = after.cpu_ms.zip(before.cpu_ms);
+        let cpu = cpu.map(|(after, before)| after.saturating_sub(before));
+        self.usage.cpu_ms = cpu.or(finished.cpu_ms);
+        self.usage.max_rss = after.max_rss.or(finished.max_rss);
+        judge(&self.facts(finished).await, "the command")
+    }
+
+    async fn supervise(
+        &self,
+        argv: Vec<String>,
+        work: &Work,
+        watch: Watch,
+    ) -> Finished {
+        let env = environment::variables(self.assignment, &work.env);
+        let spec = match environment::spec(argv, env) {
+            Ok(spec) => spec,
+            Err(error) => return Finished::not_started(chain(&error)),
+        };
+        command::supervise(
+            self.place.worker,
+            self.place.inside,
+            spec,
+            watch,
+            self.stop.clone(),
+            self.out,
+        )
+        .await
+    }
+
+    async fn facts(&self, finished: Finished) -> Facts {
+        Facts {
+            ended: finished.ended,
+            command: finished.command,
+            met: self.met().await,
+        }
+    }
+
+    /// Brings artefacts home. What cannot be had is noted; it does not
+    /// change the verdict.
+    async fn collect(&mut self, plan: &Plan, work: &Work, verdict: &Verdict) {
+        self.out.event(Event::Phase { phase: Phase::Collecting }).await;
+        if work.artefacts.is_empty() || verdict.outcome == Outcome::Lost {
+            return;
+        }
+        let began = Instant::now();
+        let mut stop = self.stop.clone();
+        let collect =
+            artefacts::collect(self.place.inside, plan, work, self.out);
+        let notes = tokio::select! {
+            notes = collect => notes,
+            () = dropped(&mut stop) => Vec::new(),
+        };
+        self.phase("collect", began);
+        for text in notes {
+            self.out.event(Event::Note { text }).await;
+        }
+    }
+
+    fn phase(&mut self, name: &str, began: Instant) {
+        let ms = u64::try_from(began.elapsed().as_millis());
+        let ms = ms.unwrap_or(u64::MAX);
+        self.usage.phases_ms.insert(name.to_owned(), ms);
+    }
+
+    /// What the place has counted so far; empty where it counts nothing.
+    async fn used(&self) -> ntrace_zones::VmUsage {
+        if self.place.vm.ntrace.is_none() {
+            return ntrace_zones::VmUsage::default();
+        }
+        let deadline = Instant::now() + LOOK;
+        match self.place.worker.look(deadline).await {
+            Ok(vm) => vm.ntrace.and_then(|own| own.usage).unwrap_or_default(),
+            Err(error) => {
+                warn!(error = chain(&error), "cannot read what a run used");
+                ntrace_zones::VmUsage::default()
+            }
+        }
+    }
+
+    async fn met(&self) -> Met {
+        let used = self.used().await;
+        let watched = u64::from(used.memory_killed.unwrap_or(false));
+        Met {
+            memory: used.oom_kills.unwrap_or(0).max(watched),
+            disk: used.disk_killed.unwrap_or(false),
+            pids: used.pids_hits.unwrap_or(0),
+        }
+    }
+}
+
+/// A commit that is not there is the user's; a full disk of ours is not.
+fn no_source(error: &SourceError) -> Verdict {
+    let sentence = chain(error);
+    match error {
+        SourceError::DiskFull { .. }
+        | SourceError::NoGit { .. }
+        | SourceError::Disk { .. } => Verdict::lost(Reason::Zone, sentence),
+        _ => Verdict::failed(Reason::Source, sentence),
+    }
+}
+
+/// Waits until nobody wants the run any more.
+async fn dropped(stop: &mut StopSignal) {
+    let stopped = stop.stopped().await;
+    if stopped.why != StopWhy::Dropped {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// An error with all of its causes, on one line, safe to show.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    ntrace_protocol::text::escape_lines(&text)
+}
