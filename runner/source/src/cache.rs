@@ -376,11 +376,16 @@ impl Inner {
         let kind = self.git.run(&slot.mirror.path, &args, 64, deadline).await;
         match kind {
             Ok(kind) if kind.trim_ascii() == b"commit" => Ok(()),
-            Ok(_) => Err(SourceError::NoCommit {
-                repository: repository.clone(),
-                commit: commit.clone(),
-                source: None,
-            }),
+            Ok(_) => {
+                slot.mirror
+                    .unpin(commit)
+                    .map_err(|error| disk("tidy", repository, &error))?;
+                Err(SourceError::NoCommit {
+                    repository: repository.clone(),
+                    commit: commit.clone(),
+                    source: None,
+                })
+            }
             Err(source) => Err(SourceError::Damaged {
                 repository: repository.clone(),
                 source,

@@ -84,6 +84,15 @@ impl Mirror {
             && self.path.join("refs/ntrace").join(commit.as_str()).exists()
     }
 
+    /// Forgets that this was fetched: it turned out to be no commit.
+    pub(crate) fn unpin(&self, commit: &CommitId) -> io::Result<()> {
+        let path = self.path.join("refs/ntrace").join(commit.as_str());
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether only some of the history is here.
     pub(crate) fn is_shallow(&self) -> bool {
         self.path.join("shallow").exists()

@@ -294,7 +294,10 @@ async fn attributes_neither_drop_nor_change_a_file() {
              filter=evil export-subst working-tree-encoding=UTF-16\n\
              gone export-ignore\nsub mine\n*.txt export-ignore\n",
         );
-        made.git(&["add", ".gitattributes"]);
+        let raw = ["hash-object", "-w", "--no-filters", ".gitattributes"];
+        let blob = made.git(&raw);
+        let entry = format!("100644,{blob},.gitattributes");
+        made.git(&["update-index", "--add", "--cacheinfo", &entry]);
         made.git(&["commit", "-q", "-m", "x"]);
         made.git(&["rev-parse", "HEAD"]).parse().unwrap()
     };
