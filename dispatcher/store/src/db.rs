@@ -152,7 +152,8 @@ impl Db {
         counts.queued.store(queued.cast_unsigned(), Ordering::Relaxed);
         let (tx, rx) = mpsc::channel(WAITING_MAX);
         let (failed_tx, failed) = watch::channel(None);
-        let writer = Writer { sql, rx, failed: failed_tx, counts: counts.clone() };
+        let writer =
+            Writer { sql, rx, failed: failed_tx, counts: counts.clone() };
         std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())
@@ -204,7 +205,7 @@ impl Db {
         let permit = self.readers.permits.acquire().await;
         let _permit = permit.map_err(|_| E::from(Fault::Closed))?;
         let done = tokio::task::spawn_blocking(move || {
-            let sql = readers.take()?;
+            let mut sql = readers.take()?;
             let mut steps = 0;
             sql.progress_handler(
                 1000,

@@ -88,11 +88,8 @@ impl DataDir {
 }
 
 fn ensure(path: &Path) -> Result<(), DirError> {
-    let fail = |doing, source| DirError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    };
+    let fail =
+        |doing, source| DirError::Io { doing, path: path.to_owned(), source };
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(|e| fail("make", e))?;
     }
@@ -142,7 +139,7 @@ fn take_lock(dir: &Path) -> Result<File, DirError> {
         Err(Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             // Only for the message; an unreadable number is no other error.
-            let _ = file.by_ref().take(20).read_to_string(&mut holder);
+            let _ = (&file).take(20).read_to_string(&mut holder);
             let known = holder.trim().parse::<u32>().is_ok();
             let holder = if known { holder.trim() } else { "unknown" };
             return Err(DirError::InUse {

@@ -200,15 +200,18 @@ fn push(
     let insert = "INSERT INTO jobs
         (id, state, priority, submitted, owner, repo, spec)
         VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6)";
-    tx.sql.prepare_cached(insert).map_err(Fault::from)?.execute(params![
-        id,
-        job.spec.priority,
-        int(job.submitted.0),
-        source.map(|s| s.owner.as_str()),
-        source.map(|s| s.repo.as_str()),
-        spec,
-    ])
-    .map_err(Fault::from)?;
+    tx.sql
+        .prepare_cached(insert)
+        .map_err(Fault::from)?
+        .execute(params![
+            id,
+            job.spec.priority,
+            int(job.submitted.0),
+            source.map(|s| s.owner.as_str()),
+            source.map(|s| s.repo.as_str()),
+            spec,
+        ])
+        .map_err(Fault::from)?;
     let seq = tx.sql.last_insert_rowid();
     for label in &job.spec.labels {
         let insert = "INSERT OR IGNORE INTO labels VALUES (?1, ?2)";

@@ -261,11 +261,15 @@ fn lease_next(
     let text = "UPDATE jobs SET state = ?2, run = ?3, lease = ?4
         WHERE seq = ?1";
     let blob = &run.as_bytes()[..];
-    tx.sql
-        .prepare_cached(text)?
-        .execute(params![seq, state.as_str(), blob, number])?;
+    tx.sql.prepare_cached(text)?.execute(params![
+        seq,
+        state.as_str(),
+        blob,
+        number
+    ])?;
     let times = BTreeMap::from([(state.as_str(), at)]);
-    let text = "INSERT INTO runs (id, job, lease, attempt, runner, state, times)
+    let text =
+        "INSERT INTO runs (id, job, lease, attempt, runner, state, times)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     tx.sql.prepare_cached(text)?.execute(params![
         blob,
@@ -341,8 +345,7 @@ impl Live {
         if !state.is_live() {
             return Err(RunError::Fenced(run));
         }
-        let spec: JobSpec =
-            row::from_json(&row.get::<_, String>(2)?, "spec")?;
+        let spec: JobSpec = row::from_json(&row.get::<_, String>(2)?, "spec")?;
         let times: String = row.get(6)?;
         let notes: String = row.get(7)?;
         Ok(Self {
@@ -442,9 +445,10 @@ impl Live {
                     .reason
                     .filter(|reason| reason.is_ours())
                     .unwrap_or(Reason::Zone),
-                sentence: end.sentence.clone().unwrap_or_else(|| {
-                    "the runner lost the run".to_owned()
-                }),
+                sentence: end
+                    .sentence
+                    .clone()
+                    .unwrap_or_else(|| "the runner lost the run".to_owned()),
                 acked,
                 at,
             };

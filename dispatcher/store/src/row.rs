@@ -17,9 +17,7 @@ pub(crate) trait Id: Sized {
     /// From a blob.
     fn of(blob: &[u8]) -> Result<Self, Fault> {
         let bytes = blob.try_into();
-        bytes
-            .map(Self::from_16)
-            .map_err(|_| Fault::Corrupt { what: "id" })
+        bytes.map(Self::from_16).map_err(|_| Fault::Corrupt { what: "id" })
     }
 }
 
