@@ -182,6 +182,7 @@ impl Scheduler {
             Event::Closed(conn) => self.closed(conn, &mut out),
             Event::Tick => {}
         }
+        self.wake(now, &mut out);
         self.pass_time(now, &mut out);
         self.wake(now, &mut out);
         out
@@ -250,6 +251,7 @@ impl Scheduler {
                 }
             }
         }
+        self.wake(now, &mut out);
         self.pass_time(now, &mut out);
         self.wake(now, &mut out);
         (welcomed, out)
@@ -263,6 +265,9 @@ impl Scheduler {
 
     /// Says which workers there are, so that a job can wait for another one.
     pub fn set_workers(&mut self, workers: HashSet<WorkerUuid>) {
+        if self.workers != workers && !self.avoided.is_empty() {
+            self.queued();
+        }
         self.workers = workers;
     }
 
@@ -336,7 +341,7 @@ impl Scheduler {
         }
         self.waiters.insert(id, waiter);
         if self.maybe_queued {
-            self.credits = self.credits.max(1);
+            self.credits += 1;
         }
     }
 
@@ -392,11 +397,15 @@ impl Scheduler {
             }
             Stage::Taking { news, has_skipped } => {
                 asker.stage = Stage::Passed { news };
+                let until = asker.until;
                 if news < self.news || has_skipped {
                     self.credits += 1;
                 } else {
                     self.maybe_queued = false;
                     self.credits = 0;
+                }
+                if let Some(until) = until {
+                    self.due_by(until);
                 }
             }
             Stage::Idle | Stage::Passed { .. } => {}
@@ -518,10 +527,7 @@ impl Scheduler {
             let is_waiting =
                 matches!(waiter.stage, Stage::Idle | Stage::Passed { .. });
             let is_late = waiter.until.is_some_and(|until| until <= now);
-            // One that came when there may be work is asked for first.
-            let is_over = is_waiting
-                && is_late
-                && (waiter.stage != Stage::Idle || !self.maybe_queued);
+            let is_over = is_waiting && is_late;
             if is_over {
                 out.push(Effect::GiveNothing { waiter: *id });
             }

@@ -15,6 +15,10 @@ use crate::row::{self, Id as _, int, uint};
 /// How far a queued job's position is counted.
 pub const POSITION_MAX: u64 = 10_000;
 
+/// What the jobs of a page may have asked for together, in bytes, so that a
+/// page is no longer than a line may be.
+const PAGE_BYTES: usize = 256 * 1024;
+
 /// A job to be kept.
 #[derive(Clone, Debug)]
 pub struct NewJob {
@@ -437,12 +441,19 @@ fn list(sql: &Connection, filter: &Filter) -> Result<Page, Fault> {
     values.push(Box::new(i64::from(filter.limit)));
     let mut query = sql.prepare_cached(&text)?;
     let values = rusqlite::params_from_iter(values);
-    let rows = query.query_map(values, JobRow::of)?;
-    let rows: Vec<JobRow> = rows.collect::<Result<_, _>>()?;
-    let is_full = rows.len() >= filter.limit as usize;
-    let next = rows.last().filter(|_| is_full).map(|row| uint(row.seq));
-    let jobs = rows.into_iter().map(|row| row.into_view(sql));
-    Ok(Page { jobs: jobs.collect::<Result<_, _>>()?, next })
+    let mut rows = query.query(values)?;
+    let (mut jobs, mut next, mut bytes) = (Vec::new(), None, 0);
+    while let Some(row) = rows.next()? {
+        let row = JobRow::of(row)?;
+        let seq = uint(row.seq);
+        bytes += row.spec.len();
+        jobs.push(row.into_view(sql)?);
+        if jobs.len() >= filter.limit as usize || bytes >= PAGE_BYTES {
+            next = Some(seq);
+            break;
+        }
+    }
+    Ok(Page { jobs, next })
 }
 
 fn remove(tx: &mut Tx<'_>, id: JobId) -> Result<(), RemoveError> {

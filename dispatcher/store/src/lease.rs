@@ -20,7 +20,7 @@ use crate::db::{Db, Fault, Tx};
 use crate::row::{self, Id as _, int, uint};
 
 /// The most notes that are kept of a run.
-const NOTES_MAX: usize = 100;
+const NOTES_MAX: usize = 32;
 
 /// A job that was just leased.
 #[derive(Clone, Debug)]
@@ -155,9 +155,16 @@ impl Db {
         runner: Option<RunnerName>,
         skip: Vec<JobId>,
         at: Timestamp,
+        opened: impl FnOnce(&Leased) + Send + 'static,
     ) -> Result<Option<Leased>, Fault> {
-        self.write(move |tx| lease_next(tx, run, runner.as_ref(), &skip, at))
-            .await
+        self.write(move |tx| {
+            let leased = lease_next(tx, run, runner.as_ref(), &skip, at)?;
+            if let Some(leased) = &leased {
+                opened(leased);
+            }
+            Ok(leased)
+        })
+        .await
     }
 
     /// Writes down that a run is lost; says what became of its job.

@@ -193,11 +193,17 @@ impl Store {
         skip: Vec<JobId>,
         at: Timestamp,
     ) -> Result<Option<Leased>, Fault> {
-        let leased = self.db.lease_next(run, runner, skip, at).await?;
-        if let Some(leased) = &leased {
-            self.output.open(leased.job, leased.run, leased.lease);
+        // Opened before the commit, so that whoever sees a live run finds its
+        // log open.
+        let output = self.output.clone();
+        let opened = move |leased: &Leased| {
+            output.open(leased.job, leased.run, leased.lease);
+        };
+        let leased = self.db.lease_next(run, runner, skip, at, opened).await;
+        if leased.is_err() {
+            self.output.close(run).await;
         }
-        Ok(leased)
+        leased
     }
 
     /// Closes the log of a run and writes down that it is lost; says what

@@ -1,0 +1,131 @@
+//! One connection's side of the dispatcher: finds the command and runs it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use ntrace_protocol::WireError;
+use ntrace_protocol::command::{DISPATCHER, check};
+use ntrace_scheduler::ConnId;
+use ntrace_session::{Call, Peer, Service};
+use ntrace_store::Store;
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+
+use crate::command::{Answer, about, artefact, job, logs, report, runner};
+use crate::engine::Engine;
+use crate::stats::Stats;
+use crate::watchers::Watchers;
+
+/// What all connections work with.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) engine: Engine,
+    pub(crate) watchers: Watchers,
+    pub(crate) stats: Arc<Stats>,
+    /// What must be finished even if its asker leaves.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) busy: Arc<Busy>,
+    pub(crate) max_line: usize,
+    pub(crate) max_queue: u64,
+    pub(crate) began: Instant,
+}
+
+/// Counts the commands that are under way and do not wait for others.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    count: AtomicUsize,
+    idle: tokio::sync::Notify,
+}
+
+/// One command that is under way.
+struct Working(Arc<Busy>);
+
+impl Busy {
+    fn work(self: &Arc<Self>) -> Working {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        Working(self.clone())
+    }
+
+    /// Waits until nothing is under way.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    pub(crate) id: ConnId,
+    pub(crate) peer: Peer,
+    pub(crate) shared: Shared,
+}
+
+impl Service for Connection {
+    fn call(
+        self: Arc<Self>,
+        call: Call,
+    ) -> BoxFuture<'static, Result<Vec<Value>, WireError>> {
+        Box::pin(async move {
+            let began = Instant::now();
+            let Call { name, mut args } = call;
+            let found = check(DISPATCHER, &name, &mut args);
+            let (name, answer) = match found {
+                Ok(command) => {
+                    (command.name, self.run(command.name, args).await)
+                }
+                Err(error) => ("", Err(error)),
+            };
+            self.shared.stats.answered(name, began, answer.is_ok());
+            answer
+        })
+    }
+}
+
+impl Connection {
+    async fn run(&self, name: &'static str, args: Vec<Value>) -> Answer {
+        // These may wait as long as they like; a shutdown does not wait.
+        match name {
+            "next" => return runner::next(self, &args).await,
+            "wait" => return job::wait(self, &args).await,
+            "logs" => return logs::logs(self, &args).await,
+            "ping" => return about::ping(self, &args).await,
+            _ => {}
+        }
+        let _working = self.shared.busy.work();
+        match name {
+            "help" => about::help(&args),
+            "push" => job::push(self, &args).await,
+            "submit" => job::submit(self, &args).await,
+            "status" => job::status(self, &args).await,
+            "list" => job::list(self, &args).await,
+            "stop" => job::stop(self, &args).await,
+            "remove" => job::remove(self, &args).await,
+            "artefacts" => artefact::artefacts(self, &args).await,
+            "blob-get" => artefact::blob_get(self, &args).await,
+            "blob-put" => artefact::blob_put(self, &args).await,
+            "runners" => runner::runners(self).await,
+            "workers" => runner::workers(self).await,
+            "stats" => about::stats(self).await,
+            "hello" => runner::hello(self, args).await,
+            "beat" => runner::beat(self, args).await,
+            "result" => report::result(self, args).await,
+            _ => unreachable!("the table of commands has no other name"),
+        }
+    }
+}
