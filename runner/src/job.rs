@@ -82,6 +82,10 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         let place = run.place.vm.ntrace.as_ref().map(place_of);
         run.out.event(Event::Assigned { worker, place }).await;
     }
+    let own = run.place.vm.ntrace.as_ref();
+    for text in own.into_iter().flat_map(|own| own.notes.clone()) {
+        run.out.event(Event::Note { text }).await;
+    }
     let verdict = run.attempt().await;
     if let Some(text) = verdict.note.clone() {
         run.out.event(Event::Note { text }).await;

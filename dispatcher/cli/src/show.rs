@@ -312,6 +312,21 @@ pub(crate) fn event(event: &Event) -> Option<String> {
         Event::Gap { stream, bytes, why } => {
             format!("{bytes} bytes of {stream} are missing here: {why}")
         }
+        Event::Evidence { processes } => {
+            let each = processes.iter().map(|process| {
+                let of = |key| process.get(key).unwrap_or(&Value::Null);
+                let word = |key| of(key).as_str().unwrap_or("-").to_owned();
+                format!(
+                    "{} {} {} {}",
+                    of("pid"),
+                    word("state"),
+                    word("wchan"),
+                    word("args")
+                )
+            });
+            let each: Vec<_> = each.collect();
+            format!("its processes before the end: {}", each.join("; "))
+        }
         Event::Note { text } => text.clone(),
         Event::Other => return None,
     };

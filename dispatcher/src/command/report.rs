@@ -357,6 +357,13 @@ fn step(data: &Data) -> Option<Progress> {
         Event::Gap { stream, bytes, why } => Some(Progress::Note(short(
             &format!("{bytes} bytes of {stream} are missing: {why}"),
         ))),
+        Event::Evidence { processes } => Some(Progress::Note(short(
+            &format!(
+                "{} processes were alive before it was ended; the output \
+                 lists them",
+                processes.len()
+            ),
+        ))),
         Event::Note { text } => Some(Progress::Note(short(&text))),
         Event::Setup { .. } | Event::Other => None,
     }
