@@ -76,7 +76,9 @@ impl Account {
             let _ = std::fs::write("/proc/self/setgroups", "deny");
             std::fs::write("/proc/self/uid_map", format!("{} 0 1", self.uid))?;
             std::fs::write("/proc/self/gid_map", format!("{} 0 1", self.gid))?;
+            sys::drop_bounding_set();
         } else {
+            sys::drop_bounding_set();
             sys::clear_groups()?;
             sys::set_ids(self.uid, self.gid)?;
         }

@@ -32,6 +32,9 @@ const BUILD_WAIT: Duration = Duration::from_secs(10);
 /// How long processes are given to end by themselves at a soft stop.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
 
+/// A change of the writable layer's size that is noted at once.
+const NOTABLE: u64 = 1 << 20;
+
 /// Below this kernel the greatest pid is one value for the whole machine.
 const PID_MAX_SINCE: (u32, u32) = (6, 14);
 
@@ -180,10 +183,17 @@ impl Keeper {
     /// Looks after the limits that only we hold.
     fn look(&mut self) {
         let verdict = self.watch.look();
+        let noted = self.usage.disk_bytes.unwrap_or(0);
         self.usage.disk_bytes = self.watch.disk_bytes();
         self.usage.watched_rss = self.watch.peak_rss();
         match verdict {
-            Verdict::Fine => return,
+            Verdict::Fine => {
+                let now = self.usage.disk_bytes.unwrap_or(0);
+                if now.abs_diff(noted) > NOTABLE {
+                    let _ = self.zone.save_note("usage.json", &self.usage);
+                }
+                return;
+            }
             Verdict::Disk => self.usage.disk_killed = true,
             Verdict::Memory => self.usage.memory_killed = true,
         }

@@ -20,6 +20,7 @@ mod faults;
 mod halt;
 mod identity;
 mod init;
+mod job;
 mod keeper;
 mod mounts;
 mod names;
@@ -68,6 +69,7 @@ fn dispatch(name: &str) -> Option<ExitCode> {
     };
     let code = match name {
         "vmadm" => vmadm::main(&args()),
+        "zone-job" => job::main(&args()),
         "zlogin" => zlogin::main(&args()),
         _ => return None,
     };

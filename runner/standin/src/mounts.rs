@@ -95,6 +95,8 @@ pub(crate) fn enter(layout: &Layout) -> Result<(), MountError> {
     let options = format!("size={},mode=1777", layout.tmpfs);
     let tmp = tmpfs(&options).map_err(failed("make /tmp"))?;
     tree.put(Path::new("tmp"), &tmp)?;
+    own(&tree.root, Path::new("tmp"), layout.owner)
+        .map_err(failed("own /tmp"))?;
     for (bind, mount) in layout.binds.iter().zip(&binds) {
         tree.put(&bind.target, mount)?;
     }

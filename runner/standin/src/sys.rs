@@ -25,8 +25,6 @@ pub(crate) enum Forked {
 /// How a child ended, with what it and its own children used.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
-    /// The pid that ended.
-    pub pid: i32,
     /// The raw status word of wait(2).
     pub status: i32,
     /// Processor time of user and kernel, in milliseconds.
@@ -178,8 +176,9 @@ pub(crate) fn set_ids(uid: u32, gid: u32) -> io::Result<()> {
     check(i64::from(unsafe { libc::setresuid(uid, uid, uid) })).map(drop)
 }
 
-/// Gives up each capability for good, the bounding set included.
-pub(crate) fn drop_capabilities() -> io::Result<()> {
+/// Gives up the bounding set: no exec brings a capability back. To be done
+/// while one still has the right to.
+pub(crate) fn drop_bounding_set() {
     for cap in 0..64 {
         // SAFETY: takes no pointers. An unknown number ends the list.
         let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0) };
@@ -187,6 +186,10 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
             break;
         }
     }
+}
+
+/// Gives up each capability that this process has.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
     let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL;
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0) };
@@ -354,12 +357,11 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> io::Result<Option<Ended>> {
         };
         match check(i64::from(done)) {
             Ok(0) => return Ok(None),
-            Ok(pid) => {
+            Ok(_) => {
                 let ms = |t: libc::timeval| {
                     t.tv_sec as u64 * 1000 + t.tv_usec as u64 / 1000
                 };
                 return Ok(Some(Ended {
-                    pid: pid as i32,
                     status,
                     cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime),
                     max_rss: usage.ru_maxrss as u64 * 1024,

@@ -223,7 +223,7 @@ pub(super) fn check_update(payload: &Map<String, Value>) -> (Changes, Faults) {
             }
         } else {
             match property(name) {
-                Some((kind, Change::Fine)) => match accept(kind, value) {
+                Some((kind, Fine)) => match accept(kind, value) {
                     Some(value) => {
                         changes.set.insert(name.clone(), value);
                     }

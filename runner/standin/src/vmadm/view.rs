@@ -19,14 +19,10 @@ pub(super) struct LastExit {
 /// A zone with everything that the commands ask about it.
 #[derive(Debug)]
 pub(super) struct View {
-    /// The zone.
-    pub zone: Zone,
     /// Its present boot.
     pub run: Option<Run>,
     /// `running`, `stopped`, `failed`, `down`.
     pub state: &'static str,
-    /// `running`, `installed`, `down`.
-    pub zone_state: &'static str,
     /// The whole object.
     pub object: Map<String, Value>,
 }
@@ -92,7 +88,7 @@ impl View {
                 put("ntrace", json!({ "generation": disk.generation }));
             }
         }
-        Ok(View { zone: zone.clone(), run, state, zone_state, object })
+        Ok(View { run, state, object })
     }
 }
 
