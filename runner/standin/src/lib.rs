@@ -19,6 +19,7 @@ mod enter;
 mod faults;
 mod halt;
 mod identity;
+mod imgadm;
 mod init;
 mod job;
 mod keeper;
@@ -69,6 +70,7 @@ fn dispatch(name: &str) -> Option<ExitCode> {
     };
     let code = match name {
         "vmadm" => vmadm::main(&args()),
+        "imgadm" => imgadm::main(&args()),
         "zone-job" => job::main(&args()),
         "zlogin" => zlogin::main(&args()),
         _ => return None,
