@@ -11,10 +11,10 @@ use ntrace_protocol::{Code, Exit, JobId, Stream, WireError};
 use ntrace_session::{Call, CallError, Peer, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Records that wait for the reader; while there are so many, nothing more
-/// is read from the connection.
+/// Records that wait for the reader before their requests are held open; the
+/// session bounds those, and then reads no more from the connection.
 const WAITING: usize = 16;
 
 /// What is wanted of the output.
@@ -44,7 +44,58 @@ pub struct LogEnd {
     pub exit: Option<Exit>,
 }
 
-type Routes = Arc<Mutex<HashMap<JobId, mpsc::Sender<LogRecord>>>>;
+type Routes = Arc<Mutex<HashMap<JobId, Sender>>>;
+
+/// The way in. A record is put in line at once, in the order in which
+/// requests begin, and only then is room waited for: whoever waited first
+/// would be overtaken, since requests that wait are not resumed in order.
+#[derive(Clone)]
+struct Sender {
+    records: mpsc::UnboundedSender<LogRecord>,
+    room: Arc<Semaphore>,
+}
+
+impl Sender {
+    async fn send(self, record: LogRecord) {
+        // Errors mean that the reader has gone: nobody misses the record.
+        if self.records.send(record).is_ok()
+            && let Ok(room) = self.room.acquire().await
+        {
+            room.forget();
+        }
+    }
+}
+
+/// The way out: makes room for each record that it hands out.
+struct Receiver {
+    records: mpsc::UnboundedReceiver<LogRecord>,
+    room: Arc<Semaphore>,
+}
+
+impl Receiver {
+    async fn recv(&mut self) -> Option<LogRecord> {
+        let record = self.records.recv().await?;
+        self.room.add_permits(1);
+        Some(record)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // Requests that wait for room end.
+        self.room.close();
+    }
+}
+
+/// A line of records, in order.
+fn line() -> (Sender, Receiver) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(WAITING));
+    (
+        Sender { records: sender, room: room.clone() },
+        Receiver { records: receiver, room },
+    )
+}
 
 /// What the dispatcher may ask of a client: `ping`, `help`, `log`.
 #[derive(Default)]
@@ -53,9 +104,7 @@ pub(crate) struct ClientService {
 }
 
 impl ClientService {
-    fn routes(
-        &self,
-    ) -> MutexGuard<'_, HashMap<JobId, mpsc::Sender<LogRecord>>> {
+    fn routes(&self) -> MutexGuard<'_, HashMap<JobId, Sender>> {
         self.routes.lock().expect("no holder of this lock panics")
     }
 
@@ -69,7 +118,7 @@ impl ClientService {
         job: JobId,
         options: &LogsOptions,
     ) -> Result<LogStream, CallError> {
-        let (sender, records) = mpsc::channel(WAITING);
+        let (sender, records) = line();
         if self.routes().contains_key(&job) {
             return Err(CallError::Refused(WireError::new(
                 Code::Ebusy,
@@ -113,8 +162,7 @@ impl Service for ClientService {
                 .map_err(|e| WireError::invalid("record", e.to_string()))?;
             let route = self.routes().get(&record.job).cloned();
             if let Some(route) = route {
-                // Waits for the reader; an error means that it has gone.
-                let _ = route.send(record).await;
+                route.send(record).await;
             }
             Ok(vec![])
         }
@@ -136,7 +184,7 @@ impl Drop for Route {
 
 /// A job's records, as they come.
 pub struct LogStream {
-    records: mpsc::Receiver<LogRecord>,
+    records: Receiver,
     call: Option<BoxFuture<'static, Result<Vec<Value>, CallError>>>,
     route: Option<Route>,
     end: Option<Result<LogEnd, CallError>>,
@@ -155,8 +203,8 @@ impl LogStream {
                     self.end = Some(outcome.and_then(|mut results| {
                         crate::result("logs", &mut results, 0)
                     }));
-                    // What came before the answer may still wait for room:
-                    // it holds on to the way, new records find none.
+                    // What came before the answer is in line already; new
+                    // records find no way.
                     self.route = None;
                 }
             }
@@ -172,5 +220,74 @@ impl LogStream {
         self.end.unwrap_or_else(|| {
             Err(CallError::Closed { name: "logs".to_owned() })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ntrace_session::{Config, spawn};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const RECORDS: u64 = 20_000;
+
+    /// Sends many records, then answers.
+    struct Flood {
+        peer: Peer,
+    }
+
+    impl Service for Flood {
+        fn call(
+            self: Arc<Self>,
+            call: Call,
+        ) -> BoxFuture<'static, Result<Vec<Value>, WireError>> {
+            async move {
+                for n in 0..RECORDS {
+                    let record = json!({
+                        "job": call.args[0], "n": n, "stream": "stdout",
+                        "run_id": "0192d3a4-5b6c-7d8e-9f00-000000000001",
+                        "seq": n + 1, "data": "x",
+                        "when": "2026-11-21T09:00:00.000Z",
+                    });
+                    self.peer.notify("log", &[record]).await.unwrap();
+                }
+                Ok(vec![json!({"next": RECORDS, "ended": true})])
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_reader_that_falls_behind_gets_all_records_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        spawn(accepted, Config::default(), |peer| {
+            Arc::new(Flood { peer: peer.clone() })
+        })
+        .unwrap();
+        let service = Arc::<ClientService>::default();
+        let session = spawn(stream, Config::default(), |_| service.clone());
+        let peer = session.unwrap().peer;
+        let job = JobId::generate(1, 1);
+        let mut logs =
+            service.open(&peer, job, &LogsOptions::default()).unwrap();
+        let reading = async {
+            for n in 0..RECORDS {
+                assert_eq!(logs.next().await.map(|record| record.n), Some(n));
+                for _ in 0..n % 7 {
+                    yield_now().await;
+                }
+            }
+            assert_eq!(logs.next().await, None);
+        };
+        timeout(Duration::from_secs(60), reading).await.unwrap();
+        assert_eq!(logs.end().unwrap().next, RECORDS);
     }
 }
