@@ -69,6 +69,9 @@ struct Inner {
     next_id: AtomicU32,
     /// Our open calls; none is added once the peer can answer no more.
     pending: Mutex<Option<HashMap<u32, oneshot::Sender<Outcome>>>>,
+    /// The last error that answered no request of ours: if the connection
+    /// ends after it, it is why.
+    refusal: Mutex<Option<WireError>>,
     /// The peer will send nothing more; it may still read.
     ended_sending: CancellationToken,
     closed: CancellationToken,
@@ -81,6 +84,7 @@ impl Peer {
             outbox,
             next_id: AtomicU32::new(1),
             pending: Mutex::new(Some(HashMap::new())),
+            refusal: Mutex::new(None),
             ended_sending: CancellationToken::new(),
             closed: CancellationToken::new(),
         };
@@ -119,7 +123,7 @@ impl Peer {
         name: &str,
         args: &[Value],
     ) -> Result<Vec<Value>, CallError> {
-        let closed = || CallError::Closed { name: name.to_owned() };
+        let closed = || self.why_closed(name);
         let (slot, answer) = self.open_slot().ok_or_else(closed)?;
         let line = write_request(name, args, &RawId::number(slot.id));
         if !self.inner.outbox.send(line).await {
@@ -151,6 +155,10 @@ impl Peer {
     /// Hands an answer to whoever asked. An unknown id is passed over: the
     /// asker may have given up.
     pub(crate) fn take_answer(&self, answer: Answer) {
+        if answer.id == RawId::null() {
+            *self.refusal() = answer.outcome.err();
+            return;
+        }
         let Some(id) = answer.id.as_own() else { return };
         let slot = self.pending().as_mut().and_then(|open| open.remove(&id));
         if let Some(slot) = slot {
@@ -189,6 +197,19 @@ impl Peer {
     /// Waits until all that was sent is with the system.
     pub(crate) async fn flushed(&self) {
         self.inner.outbox.flushed().await;
+    }
+
+    /// Why a call has no answer: the connection ended, and perhaps the peer
+    /// said why.
+    fn why_closed(&self, name: &str) -> CallError {
+        match self.refusal().clone() {
+            Some(error) => CallError::Refused(error),
+            None => CallError::Closed { name: name.to_owned() },
+        }
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<WireError>> {
+        self.inner.refusal.lock().expect("no holder of this lock panics")
     }
 
     fn pending(

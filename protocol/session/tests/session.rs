@@ -14,7 +14,7 @@ use ntrace_session::{
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -247,4 +247,26 @@ async fn a_call_has_a_deadline_and_leaves_nothing_behind() {
     let closed = peer.call("echo", &[], DEADLINE).await;
     assert!(matches!(closed, Err(CallError::Closed { .. })), "{closed:?}");
     timeout(DEADLINE, session.ended()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_refuses_the_connection_says_why() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let session = spawn(stream, Config::default(), |peer| {
+        Arc::new(Echo { peer: peer.clone(), gate: Arc::new(Notify::new()) })
+    })
+    .unwrap();
+    let (mut refusing, _) = listener.accept().await.unwrap();
+    let line = b"[[{\"message\":\"not you\",\"code\":\"EACCES\"}],null]\n";
+    refusing.write_all(line).await.unwrap();
+    refusing.shutdown().await.unwrap();
+    let peer = session.peer.clone();
+    for _ in 0..2 {
+        let refused = peer.call("echo", &[], DEADLINE).await.unwrap_err();
+        let error = refused.wire().expect("the peer said why");
+        assert_eq!(error.code, Code::Eacces);
+        timeout(DEADLINE, peer.ended_sending()).await.unwrap();
+    }
 }
