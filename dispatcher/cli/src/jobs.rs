@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use ntrace_client::ListFilter;
 use ntrace_protocol::Timestamp;
 use ntrace_protocol::id::JobRef;
-use ntrace_protocol::text::escape;
 use serde_json::json;
 
 use crate::args::ListArgs;
@@ -71,10 +70,19 @@ pub(crate) async fn list(
         }
     }
     if let Some(next) = &filter.after {
-        let next = escape(next);
-        screen.say(&format!("there are more: `ntrace list --after {next}`"));
+        screen.say(&there_are_more(next));
     }
     Ok(Status::Ok)
+}
+
+/// A hint that may be pasted into a shell, so it quotes only what is plain.
+fn there_are_more(next: &str) -> String {
+    let is_plain = !next.starts_with('-')
+        && next.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match is_plain {
+        true => format!("there are more: `ntrace list --after {next}`"),
+        false => "there are more: give a higher --limit".to_owned(),
+    }
 }
 
 pub(crate) async fn stop(
@@ -112,4 +120,17 @@ pub(crate) async fn remove(
         screen.line(&format!("{id} is removed"))?;
     }
     Ok(Status::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_holds_nothing_that_a_shell_would_run() {
+        assert!(there_are_more("0192d3a4-5b6c").contains("0192d3a4-5b6c`"));
+        for bad in ["$(id)", "a b", "x;y", "--all", "\u{1b}[2J"] {
+            assert!(!there_are_more(bad).contains(bad), "{bad}");
+        }
+    }
 }

@@ -77,7 +77,12 @@ impl Link {
     ) -> Result<(), Failure> {
         if let Some(live) = self.live.take() {
             live.dispatcher.peer().close();
-            self.backoff.lasted(live.since.elapsed());
+            let lasted = live.since.elapsed();
+            self.backoff.lasted(lasted);
+            if lasted >= MOST_PAUSE {
+                // A silent connection was of use too: this is a new loss.
+                self.works();
+            }
         }
         let since = match self.lost_since {
             Some(since) => since,

@@ -128,7 +128,7 @@ pub(crate) async fn read(
 type Outcome = Result<LogEnd, CallError>;
 
 /// Reads until the answer comes or the connection is lost. The first result
-/// says whether anything of use came.
+/// says whether any record came.
 async fn one_connection(
     reading: &mut Reading,
     output: &mut Output,
@@ -146,7 +146,8 @@ async fn one_connection(
     };
     let mut came = false;
     let mut last = Instant::now();
-    let mut is_shown = screen.can_rewrite() && reading.follow;
+    let mut is_shown =
+        screen.can_rewrite() && reading.follow && !output.has_written();
     let mut pulse = progress::pulse(dispatcher, reading.job, is_shown, true);
     loop {
         tokio::select! {
@@ -167,12 +168,11 @@ async fn one_connection(
                 None => break,
             },
             beat = &mut pulse => {
-                match heard(beat, last.elapsed(), is_shown, screen) {
-                    Ok(()) => came = true,
-                    Err(error) => {
-                        screen.clear();
-                        return Ok((came, Err(error)));
-                    }
+                if let Err(error) =
+                    heard(beat, last.elapsed(), is_shown, screen)
+                {
+                    screen.clear();
+                    return Ok((came, Err(error)));
                 }
                 pulse = progress::pulse(
                     dispatcher, reading.job, is_shown, false,
@@ -223,4 +223,22 @@ fn end_of(stream: LogStream, reading: &mut Reading) -> Outcome {
     let end = stream.end()?;
     reading.next = reading.next.max(end.next);
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_sign_of_life_means_a_loss_only_in_silence() {
+        let late = || {
+            let name = "ping".to_owned();
+            Err(CallError::Late { name, after: DEAF })
+        };
+        let screen = Screen::new(true);
+        let hears = |beat, silent| heard(beat, silent, false, &screen);
+        assert_eq!(hears(late(), DEAF / 2), Ok(()));
+        assert!(matches!(hears(late(), DEAF), Err(CallError::Closed { .. })));
+        assert_eq!(hears(Ok(None), DEAF * 9), Ok(()));
+    }
 }

@@ -46,7 +46,7 @@ async fn broken_connections_lose_and_repeat_nothing() {
     let records: Vec<_> =
         (0..2000).map(|n| ("stdout", json!(format!("line {n}\n")))).collect();
     let id = fake.job(1, JobState::Running, records);
-    fake.change(|all| all.cuts = [0, 1, 17, 400, 0, 3, 900].into());
+    fake.change(|all| all.cuts = [0, 17, 400, 1, 900].into());
     let args = ["logs", "-f", &id.to_string(), "--patience", "60s"];
     let child = ntrace(&fake.addr(), &args).spawn().unwrap();
     until("all connections broke", || fake.state().cuts.is_empty()).await;
@@ -63,7 +63,7 @@ async fn broken_connections_lose_and_repeat_nothing() {
     let wrong = lines.iter().zip(&expected).find(|(a, b)| *a != b);
     assert_eq!((wrong, lines.len()), (None, expected.len()));
     assert!(ran.stderr.contains("the connection was lost"), "{}", ran.stderr);
-    assert_eq!(fake.asked("logs"), 8);
+    assert_eq!(fake.asked("logs"), 6);
 }
 
 #[tokio::test]
