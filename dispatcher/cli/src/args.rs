@@ -32,19 +32,26 @@ pub struct Args {
         long,
         global = true,
         env = "NTRACE_DISPATCHER",
+        help_heading = GLOBAL,
         default_value = "localhost:9181",
         value_name = "HOST:PORT"
     )]
     pub dispatcher: String,
     /// Write JSON to stdout: one document; for list and logs one object a
     /// line. An error is one JSON object on stderr.
-    #[arg(long, global = true, env = "NTRACE_JSON")]
+    #[arg(
+        long,
+        global = true,
+        env = "NTRACE_JSON",
+        help_heading = GLOBAL
+    )]
     pub json: bool,
     /// How long to try to connect again after a connection was lost.
     #[arg(
         long,
         global = true,
         env = "NTRACE_PATIENCE",
+        help_heading = GLOBAL,
         default_value = "2m",
         value_name = "DURATION",
         value_parser = parse_duration
@@ -54,6 +61,9 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Where help shows what every command takes.
+const GLOBAL: &str = "Global options";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -13,6 +13,7 @@ use ntrace_protocol::JobId;
 use ntrace_protocol::text::escape;
 use serde::Serialize;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::timeout;
 
@@ -219,9 +220,13 @@ impl Screen {
 
     /// From now on Ctrl-C leaves the job running and says how to stop it.
     pub(crate) fn leave_running_on_interrupt(&self, job: JobId) -> Interrupt {
+        // Taken over now, not when the task first runs.
+        let interrupts = signal(SignalKind::interrupt());
         let screen = self.clone();
         let task = tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_err() {
+            // Where it cannot be taken over, it ends the program plainly.
+            let Ok(mut interrupts) = interrupts else { return };
+            if interrupts.recv().await.is_none() {
                 return;
             }
             // Another task may be stuck in a write, so this has an end.

@@ -162,6 +162,22 @@ async fn ctrl_c_is_130_leaves_the_job_running_and_says_how_to_stop_it() {
 }
 
 #[tokio::test]
+async fn ctrl_c_ends_it_even_when_nobody_reads_its_output() {
+    let fake = Fake::start().await;
+    let block = json!("x".repeat(10_000));
+    let id = fake.job(1, JobState::Running, vec![("stdout", block); 500]);
+    let args = ["logs", "-f", &id.to_string()];
+    let mut child = ntrace(&fake.addr(), &args).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = [0; 1];
+    stdout.read_exact(&mut first).await.unwrap();
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(ended(&mut child).await.code(), Some(130));
+    drop(stdout);
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_ends_it_quietly() {
     let fake = Fake::start().await;
     let block = json!("x".repeat(10_000));
