@@ -152,7 +152,6 @@ pub(crate) fn field<T: DeserializeOwned>(
     let Some(value) = map.remove(name) else {
         return Err(WireError::invalid(name, format!("{name} is missing")));
     };
-    serde_json::from_value(value).map_err(|e| {
-        WireError::invalid(name, format!("{name} is wrong: {e}"))
-    })
+    serde_json::from_value(value)
+        .map_err(|e| WireError::invalid(name, format!("{name} is wrong: {e}")))
 }

@@ -129,9 +129,8 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Config, String> {
-        let args = std::iter::once("ntrace-dispatcher").chain(
-            args.iter().copied(),
-        );
+        let args =
+            std::iter::once("ntrace-dispatcher").chain(args.iter().copied());
         Config::try_parse_from(args).map_err(|e| e.to_string())
     }
 

@@ -9,7 +9,7 @@ mod task;
 
 use std::time::Duration;
 
-use ntrace_protocol::runner::{Assignment, Hello, Held, RunnerView, Welcome};
+use ntrace_protocol::runner::{Assignment, Held, Hello, RunnerView, Welcome};
 use ntrace_protocol::worker::WorkerView;
 use ntrace_protocol::{JobId, RunId, WireError, WorkerUuid};
 use ntrace_scheduler::{ConnId, LostBecause, WaiterId};
@@ -38,9 +38,16 @@ type NextReply = oneshot::Sender<Result<Option<Assignment>, WireError>>;
 
 /// What the task can be asked or told.
 pub(crate) enum Request {
-    Opened { conn: ConnId, peer: Peer },
+    Opened {
+        conn: ConnId,
+        peer: Peer,
+    },
     Closed(ConnId),
-    Hello { conn: ConnId, hello: Box<Hello>, reply: oneshot::Sender<Welcome> },
+    Hello {
+        conn: ConnId,
+        hello: Box<Hello>,
+        reply: oneshot::Sender<Welcome>,
+    },
     Next {
         conn: ConnId,
         worker: Option<WorkerUuid>,
@@ -52,18 +59,37 @@ pub(crate) enum Request {
         runs: Vec<Held>,
         reply: oneshot::Sender<Vec<RunId>>,
     },
-    Sign { conn: ConnId, runs: Vec<Held> },
+    Sign {
+        conn: ConnId,
+        runs: Vec<Held>,
+    },
     Queued,
-    Assigned { run: RunId, worker: WorkerUuid },
-    Ended { run: RunId, place_failed: bool },
-    StopAsked { job: JobId, grace_ms: u64 },
+    Assigned {
+        run: RunId,
+        worker: WorkerUuid,
+    },
+    Ended {
+        run: RunId,
+        place_failed: bool,
+    },
+    StopAsked {
+        job: JobId,
+        grace_ms: u64,
+    },
     Runners(oneshot::Sender<Vec<RunnerView>>),
     Workers(oneshot::Sender<Vec<WorkerView>>),
     Load(oneshot::Sender<Load>),
     /// The store has answered about a lease.
-    Taken { waiter: WaiterId, leased: Option<Box<Leased>>, is_again: bool },
+    Taken {
+        waiter: WaiterId,
+        leased: Option<Box<Leased>>,
+        is_again: bool,
+    },
     /// The store has written a loss.
-    Lost { run: RunId, because: LostBecause },
+    Lost {
+        run: RunId,
+        because: LostBecause,
+    },
 }
 
 /// A handle to the task.

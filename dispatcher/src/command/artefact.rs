@@ -58,17 +58,8 @@ pub(crate) async fn blob_put(conn: &Connection, args: &[Value]) -> Answer {
     let runs = vec![Held { run_id: run, lease }];
     shared.engine.tell(Request::Sign { conn: conn.id, runs }).await;
     let id = clock::artefact_id();
-    let piece = Piece {
-        job,
-        run,
-        lease,
-        id,
-        name,
-        offset,
-        bytes,
-        is_last,
-        sha256,
-    };
+    let piece =
+        Piece { job, run, lease, id, name, offset, bytes, is_last, sha256 };
     // Finished even if the asker leaves meanwhile, so that no file is left
     // without its row.
     let store = shared.store.clone();

@@ -212,8 +212,6 @@ pub(crate) async fn remove(conn: &Connection, args: &[Value]) -> Answer {
     });
     match removed.await {
         Ok(removed) => removed.map(|()| Vec::new()).map_err(|e| e.wire()),
-        Err(error) => {
-            Err(WireError::new(Code::Einternal, error.to_string()))
-        }
+        Err(error) => Err(WireError::new(Code::Einternal, error.to_string())),
     }
 }

@@ -167,9 +167,7 @@ fn check_data(report: &Report) -> Result<(), WireError> {
 /// The verdict in a control report.
 fn read_end(data: &Data) -> Result<End, WireError> {
     let end: Result<End, _> = match data {
-        Data::Object(map) => {
-            serde_json::from_value(Value::Object(map.clone()))
-        }
+        Data::Object(map) => serde_json::from_value(Value::Object(map.clone())),
         other => serde_json::from_value(json!(other)),
     };
     let mut end = end.map_err(|e| {
@@ -240,9 +238,10 @@ async fn take_all(
     let shared = &conn.shared;
     // The reports are handed on before anything is waited for, so that they
     // stay in the order in which they came.
-    let taken = join_all(batch.0.into_iter().map(|group| async move {
-        (group.run, take(shared, group).await)
-    }));
+    let taken =
+        join_all(batch.0.into_iter().map(|group| async move {
+            (group.run, take(shared, group).await)
+        }));
     let sign = Request::Sign { conn: conn.id, runs: held };
     let (taken, ()) = tokio::join!(biased; taken, shared.engine.tell(sign));
     taken
@@ -351,19 +350,17 @@ fn step(data: &Data) -> Option<Progress> {
     match event {
         Event::Assigned { worker, .. } => Some(Progress::Worker(worker)),
         Event::Phase { phase } => Some(Progress::Phase(phase)),
-        Event::Recipe { run, origin, .. } => Some(Progress::Note(short(
-            &format!("runs {run} (from {origin})"),
-        ))),
+        Event::Recipe { run, origin, .. } => {
+            Some(Progress::Note(short(&format!("runs {run} (from {origin})"))))
+        }
         Event::Gap { stream, bytes, why } => Some(Progress::Note(short(
             &format!("{bytes} bytes of {stream} are missing: {why}"),
         ))),
-        Event::Evidence { processes } => Some(Progress::Note(short(
-            &format!(
-                "{} processes were alive before it was ended; the output \
+        Event::Evidence { processes } => Some(Progress::Note(short(&format!(
+            "{} processes were alive before it was ended; the output \
                  lists them",
-                processes.len()
-            ),
-        ))),
+            processes.len()
+        )))),
         Event::Note { text } => Some(Progress::Note(short(&text))),
         Event::Setup { .. } | Event::Other => None,
     }
@@ -415,8 +412,7 @@ async fn write_end(
         let shared = shared_by;
         let at = clock::now();
         let verdict = (end, acked);
-        let state =
-            shared.store.end(run, lease, verdict, at, decide).await?;
+        let state = shared.store.end(run, lease, verdict, at, decide).await?;
         if state.is_final() {
             shared.stats.ended(state.as_str());
         }

@@ -178,8 +178,7 @@ impl Task {
         self.registry.hello(conn, addr, hello, clock::now());
         self.scheduler.set_workers(self.registry.usable());
         let now = self.now();
-        let (welcomed, effects) =
-            self.scheduler.hello(now, conn, &name, &runs);
+        let (welcomed, effects) = self.scheduler.hello(now, conn, &name, &runs);
         self.carry_out(effects);
         let lease_ms = u64::try_from(self.parts.lease.as_millis());
         let lease_ms = lease_ms.unwrap_or(u64::MAX);

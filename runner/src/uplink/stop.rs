@@ -35,10 +35,12 @@ impl StopSignal {
 
     /// Waits until the run is to end. Once that is so it resolves at once.
     pub async fn stopped(&mut self) -> Stop {
-        match self.orders.wait_for(Option::is_some).await {
-            Ok(stop) => (*stop).expect("it was waited for"),
+        let order = self.orders.wait_for(Option::is_some).await;
+        // The guard must not live over another wait.
+        match order.ok().and_then(|order| *order) {
+            Some(stop) => stop,
             // Nobody is left who could say so.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
