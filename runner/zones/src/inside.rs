@@ -75,39 +75,25 @@ impl Signal {
     }
 }
 
-/// A process in a zone, as evidence.
+/// A process in a zone, as evidence. What cannot be told of it is None.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ProcessInfo {
     /// Its number.
     pub pid: u64,
     /// Its parent's.
-    pub ppid: u64,
+    pub ppid: Option<u64>,
     /// Its state, in the letters of ps.
-    pub state: String,
-    /// Where in the kernel it waits, if that can be seen.
+    pub state: Option<String>,
+    /// Its threads.
+    pub threads: Option<u64>,
+    /// Where in the kernel it waits.
     pub wchan: Option<String>,
-    /// Its command line, cut and escaped.
-    #[serde(alias = "argv")]
-    pub args: Args,
     /// Its resident memory in bytes.
-    pub rss: u64,
-}
-
-/// A command line: one text, or words.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum Args {
-    /// As ps prints it.
-    Line(String),
-    /// Word by word.
-    Words(Vec<String>),
-}
-
-impl Default for Args {
-    fn default() -> Self {
-        Self::Words(Vec::new())
-    }
+    pub rss: Option<u64>,
+    /// Its command line, cut and escaped: word by word where the zone tells
+    /// words apart, else one text.
+    pub argv: Vec<String>,
 }
 
 /// Files to take out of a zone.

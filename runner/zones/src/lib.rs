@@ -30,8 +30,8 @@ pub use class::{Class, Remedy, classify};
 pub use command::{Command, Exit, Program};
 pub use door::{Captured, CommandError, Failure, Output, run as run_command};
 pub use inside::{
-    Args, Collect, Collected, Collecting, Inside, InsideError, Kind,
-    ProcessInfo, Signal,
+    Collect, Collected, Collecting, Inside, InsideError, Kind, ProcessInfo,
+    Signal,
 };
 pub use marker::{Filter, Nonce};
 pub use name::{BadName, SnapshotName, UserName, WorkerUuid};

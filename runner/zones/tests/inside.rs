@@ -445,7 +445,7 @@ async fn a_kill_ends_all_of_the_users_processes_and_no_others() {
         let all = inside.ps(deadline).await.unwrap();
         let count = all
             .iter()
-            .filter(|one| format!("{:?}", one.args).contains("sleep 98"))
+            .filter(|one| format!("{:?}", one.argv).contains("sleep 98"))
             .count();
         if count >= 6 || tokio::time::Instant::now() > deadline {
             break count;

@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use super::{Args, Call, Collect, InsideError, ProcessInfo, Signal, glob};
+use super::{Call, Collect, InsideError, ProcessInfo, Signal, glob};
 use crate::door::Captured;
 use crate::marker::Nonce;
 use crate::name::UserName;
@@ -259,13 +259,14 @@ fn parse_process(line: &str) -> Option<ProcessInfo> {
     };
     let (pid, ppid, state, rss) = (word(), word(), word(), word());
     let args: String = rest.trim().chars().take(400).collect();
+    let kib: u64 = rss.parse().ok()?;
     Some(ProcessInfo {
         pid: pid.parse().ok()?,
-        ppid: ppid.parse().ok()?,
-        state,
-        wchan: None,
-        args: Args::Line(quote::visible(&args)),
-        rss: rss.parse::<u64>().ok()?.saturating_mul(1024),
+        ppid: Some(ppid.parse().ok()?),
+        state: Some(state),
+        rss: Some(kib.saturating_mul(1024)),
+        argv: vec![quote::visible(&args)],
+        ..ProcessInfo::default()
     })
 }
 
@@ -278,8 +279,8 @@ mod tests {
         let text = "    1     0 S  1024 /sbin/init a  b\nnonsense\n";
         let all = parse_ps(text);
         assert_eq!(all.len(), 1);
-        assert_eq!(all[0].rss, 1 << 20);
-        assert_eq!(all[0].args, Args::Line("/sbin/init a  b".to_owned()));
+        assert_eq!(all[0].rss, Some(1 << 20));
+        assert_eq!(all[0].argv, ["/sbin/init a  b"]);
     }
 
     #[test]
