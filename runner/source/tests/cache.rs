@@ -662,3 +662,99 @@ async fn a_cache_belongs_to_one() {
     let second = open(place.dir.path(), 1);
     assert!(matches!(second, Err(OpenError::InUse { .. })));
 }
+
+/// Serves the files below a directory to whoever asks, as a web server that
+/// knows nothing of git.
+async fn serve(root: PathBuf) -> u16 {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let root = root.clone();
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let mut request = String::new();
+                stream.read_line(&mut request).await.unwrap();
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    if stream.read_line(&mut line).await.unwrap() == 0 {
+                        return;
+                    }
+                }
+                let path = request.split(' ').nth(1).unwrap();
+                let path = path.split('?').next().unwrap();
+                let (status, body) = match fs::read(root.join(&path[1..])) {
+                    Ok(body) => ("200 OK", body),
+                    Err(_) => ("404 Not Found", Vec::new()),
+                };
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\
+                     Connection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(&body).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_no_ids_is_asked_for_all() {
+    let place = Place::new();
+    let made = place.repository("o", "r");
+    made.write("a", "1");
+    let first = made.commit();
+    made.write("a", "2");
+    let second = made.commit();
+    made.git(&["update-server-info"]);
+    let served = place.dir.path().join("git");
+    fs::rename(made.path.join(".git"), served.join("o/bare")).unwrap();
+    let port = serve(served).await;
+    let source = format!("http://127.0.0.1:{port}/{{owner}}/{{repo}}");
+    let cache = Cache::open(Config {
+        directory: place.dir.path().join("other"),
+        source: source.parse().unwrap(),
+        max_bytes: u64::MAX,
+    })
+    .unwrap();
+    for (commit, text) in [(&second, "2"), (&first, "1")] {
+        let tree =
+            cache.ensure(&name("o", "bare"), commit, soon()).await.unwrap();
+        assert_eq!(unpacked(&tree).await[&b"a"[..]].1, text.as_bytes());
+    }
+    let none: CommitId = "0123456789".repeat(4).parse().unwrap();
+    let error =
+        cache.ensure(&name("o", "bare"), &none, soon()).await.unwrap_err();
+    assert!(matches!(error, SourceError::NoCommit { .. }), "{error:?}");
+    let error =
+        cache.ensure(&name("o", "none"), &none, soon()).await.unwrap_err();
+    assert!(matches!(error, SourceError::NoRepository { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_fetch_killed_at_any_moment_leaves_a_mirror_that_works() {
+    let place = Place::new();
+    let made = place.repository("o", "r");
+    let mut killed = 0;
+    for n in 0..25_u64 {
+        for file in 0..20 {
+            made.write(&format!("{file}"), format!("{n} {file}"));
+        }
+        let commit = made.commit();
+        let deadline = Instant::now() + Duration::from_millis(1 + n);
+        let name = name("o", "r");
+        if place.cache.ensure(&name, &commit, deadline).await.is_err() {
+            killed += 1;
+        }
+        let tree = place.ensure(&commit).await.unwrap();
+        let all = unpacked(&tree).await;
+        assert_eq!(all.len(), 20);
+        assert_eq!(all[&b"7"[..]].1, format!("{n} 7").as_bytes());
+    }
+    assert!(killed > 0, "nothing was killed");
+}

@@ -148,8 +148,8 @@ async fn services(
             Ok(output) => shown(&output),
             Err(error) => error.to_string(),
         };
-        let words: Vec<&str> = states.split_whitespace().collect();
-        if words.contains(&"maintenance") {
+        let standing = standing(&states);
+        if standing == Standing::Failed {
             let deadline = Instant::now() + EXPLAIN;
             let why = match ask(carrier, worker, WHY, deadline).await {
                 Ok(output) => shown(&output),
@@ -157,13 +157,33 @@ async fn services(
             };
             return Err(ProbeError::Maintenance { worker, why });
         }
-        if words == ["online", "online"] {
+        if standing == Standing::Up {
             return Ok(());
         }
         match TRY.wait(pause, deadline).await {
             Some(next) => pause = next,
             None => return Err(ProbeError::Services { worker, states }),
         }
+    }
+}
+
+/// How the services stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Up,
+    Coming,
+    Failed,
+}
+
+/// Judges the states of the two services that were asked for.
+fn standing(states: &str) -> Standing {
+    let words: Vec<&str> = states.split_whitespace().collect();
+    if words.contains(&"maintenance") {
+        Standing::Failed
+    } else if words == ["online", "online"] {
+        Standing::Up
+    } else {
+        Standing::Coming
     }
 }
 
@@ -215,6 +235,15 @@ mod tests {
             "ntrace-probe shell \u{1b}[2J",
         ] {
             assert_eq!(answer(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn services_are_up_only_when_both_are() {
+        assert_eq!(standing("online online"), Standing::Up);
+        assert_eq!(standing("online maintenance"), Standing::Failed);
+        for coming in ["", "online", "offline* online", "online online* x"] {
+            assert_eq!(standing(coming), Standing::Coming, "{coming}");
         }
     }
 }
