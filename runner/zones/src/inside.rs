@@ -19,7 +19,7 @@ use crate::command::{Command, Program};
 use crate::door::{self, Captured};
 use crate::marker::Nonce;
 use crate::name::{UserName, WorkerUuid};
-use crate::session::{self, Body, Ended, Outcome, Run};
+use crate::session::{self, Body, Ended, Ending, Outcome, Run};
 use crate::spec::{Directory, JobSpec};
 
 mod glob;
@@ -128,7 +128,7 @@ pub struct Collecting {
     /// A tar stream; None after its last byte. Read it, or the zone waits.
     pub tar: mpsc::Receiver<Bytes>,
     what: &'static str,
-    ended: tokio::task::JoinHandle<(Outcome, Captured)>,
+    telling: tokio::task::JoinHandle<Told>,
     skipped: Vec<String>,
     files: Option<u64>,
 }
@@ -243,14 +243,14 @@ impl Inside {
                 (call, Some(body), picked.skipped, Some(picked.files))
             }
         };
-        let mut run = self.start(call, nonce, body, deadline);
-        let (_, closed) = mpsc::channel(1);
-        let tar = std::mem::replace(&mut run.stdout, closed);
-        let ended = tokio::spawn(async move {
-            let (outcome, _, err) = captured(run, KEEP).await;
-            (outcome, err)
-        });
-        Ok(Collecting { tar, what, ended, skipped, files })
+        let Run { stdout, stderr, ending } =
+            self.start(call, nonce, body, deadline);
+        // The helper keeps to the limit by itself; a plain tar does not.
+        let budget = files.map(|files| budget(want.max_bytes, files));
+        let (to, tar) = mpsc::channel(1);
+        let passing = tokio::spawn(pass(stdout, to, budget));
+        let telling = tokio::spawn(tell(stderr, ending, passing));
+        Ok(Collecting { tar, what, telling, skipped, files })
     }
 
     async fn list_files(
@@ -332,16 +332,21 @@ impl Collecting {
     pub async fn ended(self) -> Result<Collected, InsideError> {
         // The other side must not wait for a reader that is not there.
         drop(self.tar);
-        let (outcome, err) = match self.ended.await {
-            Ok(ended) => ended,
+        let what = self.what;
+        let told = match self.telling.await {
+            Ok(told) => told,
             Err(_) => {
-                return Err(InsideError::Lost {
-                    what: self.what,
-                    source: session::Lost::Abandoned,
-                });
+                let source = session::Lost::Abandoned;
+                return Err(InsideError::Lost { what, source });
             }
         };
-        let outcome = judge(self.what, outcome, &err)?;
+        let outcome = match told {
+            Told::Ended(outcome, err) => judge(what, *outcome, &err)?,
+            Told::TooLarge => {
+                let why = "the files are larger than is allowed".to_owned();
+                return Err(InsideError::Failed { what, why });
+            }
+        };
         let mut skipped = self.skipped;
         skipped.extend(outcome.record.skipped);
         Ok(Collected {
@@ -350,6 +355,66 @@ impl Collecting {
             skipped,
         })
     }
+}
+
+/// How a stream of files ended.
+#[derive(Debug)]
+enum Told {
+    Ended(Box<Outcome>, Captured),
+    TooLarge,
+}
+
+/// What a tar stream of so many files may take: headers and long names, too.
+fn budget(max_bytes: u64, files: u64) -> u64 {
+    const PER_FILE: u64 = 8 << 10;
+    const PADDING: u64 = 64 << 10;
+    max_bytes
+        .saturating_add(files.saturating_mul(PER_FILE))
+        .saturating_add(PADDING)
+}
+
+/// Passes a stream on; false when there was more than its budget.
+async fn pass(
+    mut from: mpsc::Receiver<Bytes>,
+    to: mpsc::Sender<Bytes>,
+    budget: Option<u64>,
+) -> bool {
+    let mut left = budget.unwrap_or(u64::MAX);
+    while let Some(chunk) = from.recv().await {
+        match left.checked_sub(chunk.len() as u64) {
+            Some(rest) => left = rest,
+            None => return false,
+        }
+        // Nobody reads: the zone is not to wait for that.
+        let _ = to.send(chunk).await;
+    }
+    true
+}
+
+async fn tell(
+    mut stderr: mpsc::Receiver<Bytes>,
+    mut ending: Ending,
+    mut passing: tokio::task::JoinHandle<bool>,
+) -> Told {
+    let mut err = Captured::default();
+    let mut within = None;
+    let mut saying = true;
+    while saying || within.is_none() {
+        tokio::select! {
+            passed = &mut passing, if within.is_none() => {
+                within = Some(matches!(passed, Ok(true)));
+                if within == Some(false) {
+                    // Dropping the ending gives the rest of it up.
+                    return Told::TooLarge;
+                }
+            }
+            chunk = stderr.recv(), if saying => match chunk {
+                Some(chunk) => err.take(&chunk, KEEP),
+                None => saying = false,
+            },
+        }
+    }
+    Told::Ended(Box::new(ending.wait().await), err)
 }
 
 /// A constant command line and the data for its stdin.

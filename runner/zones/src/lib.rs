@@ -36,7 +36,7 @@ pub use inside::{
 pub use marker::{Filter, Nonce};
 pub use name::{BadName, SnapshotName, UserName, WorkerUuid};
 pub use probe::{ProbeError, TryError};
-pub use session::{Ended, Lost, Outcome, Run, Usage};
+pub use session::{Ended, Ending, Lost, Outcome, Run, Usage};
 pub use spec::{BadSpec, Directory, JobSpec};
 pub use vm::{Boot, Extension, Means, Snapshot, Vm, VmState, VmUsage};
 pub use vmadm::{VmLimits, Vmadm, VmadmError};

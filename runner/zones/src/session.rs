@@ -117,28 +117,47 @@ pub struct Outcome {
 }
 
 /// A command that runs inside a zone. Read both streams to their end, or
-/// drop them: an unread stream stops the job. Dropping it gives the command
-/// up; what runs in the zone is then for [`crate::Inside::kill`].
+/// drop them: an unread stream stops the job. The parts may go different
+/// ways.
 #[derive(Debug)]
 pub struct Run {
     /// Its stdout; None after the last byte.
     pub stdout: mpsc::Receiver<Bytes>,
     /// Its stderr, without the status record; None after the last byte.
     pub stderr: mpsc::Receiver<Bytes>,
-    task: tokio::task::JoinHandle<Outcome>,
+    /// Its end.
+    pub ending: Ending,
+}
+
+impl Run {
+    /// Waits for its end, see [`Ending::wait`].
+    pub async fn ended(&mut self) -> Outcome {
+        self.ending.wait().await
+    }
+}
+
+/// The end of a command, to be waited for. Dropping it gives the command
+/// up: what is on its way is lost, and what runs in the zone is then for
+/// [`crate::Inside::kill`].
+#[derive(Debug)]
+pub struct Ending {
+    task: Option<tokio::task::JoinHandle<Outcome>>,
     started: Instant,
     _giving_up: DropGuard,
 }
 
-impl Run {
-    /// Waits for its end, which comes after the last byte of both streams
-    /// was taken over by the channels.
-    pub async fn ended(&mut self) -> Outcome {
-        match (&mut self.task).await {
-            Ok(outcome) => outcome,
-            // Only a runtime that shuts down aborts the task.
-            Err(_) => lost(Lost::Abandoned, self.started),
-        }
+impl Ending {
+    /// Waits for the end, which comes after the last byte of both streams
+    /// was taken over by the channels. May be dropped and called again until
+    /// it has answered; later it answers that nothing is known.
+    pub async fn wait(&mut self) -> Outcome {
+        let Some(task) = self.task.as_mut() else {
+            return lost(Lost::Abandoned, self.started);
+        };
+        let outcome = task.await;
+        self.task = None;
+        // Only a runtime that shuts down aborts the task.
+        outcome.unwrap_or_else(|_| lost(Lost::Abandoned, self.started))
     }
 }
 
@@ -166,7 +185,8 @@ pub(crate) fn start(
         }
     });
     let _giving_up = given_up.drop_guard();
-    Run { stdout, stderr, task, started, _giving_up }
+    let ending = Ending { task: Some(task), started, _giving_up };
+    Run { stdout, stderr, ending }
 }
 
 struct Talk {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ntrace_zones::{
-    Collect, Directory, Ended, Inside, InsideError, JobSpec, Kind, Lost,
+    Collect, Directory, Ended, Inside, InsideError, JobSpec, Kind, Lost, Run,
     Signal, UserName,
 };
 use place::{Place, after_ms, me, soon};
@@ -38,13 +38,10 @@ async fn all(mut from: mpsc::Receiver<Bytes>) -> Vec<u8> {
 }
 
 async fn finish(inside: &Inside, spec: &JobSpec) -> (Vec<u8>, Vec<u8>, Ended) {
-    let mut run = inside.run(spec, soon()).unwrap();
-    let (_, closed) = mpsc::channel(1);
-    let out = std::mem::replace(&mut run.stdout, closed);
-    let (_, closed) = mpsc::channel(1);
-    let err = std::mem::replace(&mut run.stderr, closed);
-    let (out, err, ended) = tokio::join!(all(out), all(err), run.ended());
-    (out, err, ended.ended)
+    let Run { stdout, stderr, mut ending } = inside.run(spec, soon()).unwrap();
+    let (out, err, outcome) =
+        tokio::join!(all(stdout), all(stderr), ending.wait());
+    (out, err, outcome.ended)
 }
 
 fn shells() -> Vec<&'static str> {
@@ -297,6 +294,17 @@ async fn files_go_in_and_come_out() {
     assert_eq!(std::fs::read(out.path().join("big")).unwrap(), big);
     assert!(!out.path().join("a/l.log").exists());
     assert!(!out.path().join("a/c.txt").exists());
+
+    // More than the limit is an error, not half of a file.
+    let want = Collect { max_bytes: 1 << 20, ..want };
+    let mut collecting = inside.collect(&want, soon()).await.unwrap();
+    let mut came = 0;
+    while let Some(chunk) = collecting.tar.recv().await {
+        came += chunk.len();
+    }
+    assert!(came < 2 << 20, "{came}");
+    let error = collecting.ended().await.unwrap_err();
+    assert!(error.to_string().contains("larger"), "{error}");
 }
 
 fn unpack_here(tar: &[u8], dir: &std::path::Path) {
@@ -371,6 +379,64 @@ async fn roots_own_processes_are_never_signalled() {
     // The zone's root is whoever runs this test.
     let error = inside.kill(&me(), Signal::Kill, soon()).await.unwrap_err();
     assert!(error.to_string().contains("will not signal"), "{error}");
+}
+
+/// Somebody on this machine whom root can become; None for others than root.
+fn somebody() -> Option<UserName> {
+    if me().as_str() != "root" {
+        return None;
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let uid: u32 = fields.get(2)?.parse().ok()?;
+        let shell = fields.get(6)?;
+        let can = (1000..60000).contains(&uid) && shell.ends_with("sh");
+        can.then(|| fields[0].parse().ok()).flatten()
+    })
+}
+
+#[tokio::test]
+async fn the_job_is_another_user_than_the_zones_root() {
+    let Some(user) = somebody() else {
+        eprintln!("skipped: needs root and an ordinary user");
+        return;
+    };
+    for shell in shells() {
+        let place = Place::with(shell, "");
+        let inside = place.inside().await;
+        let run = |script: &str| {
+            let path = [("PATH", "/usr/bin:/bin")];
+            spec(user.clone(), &["/bin/sh", "-c", script], &path)
+        };
+        let script = "id -un; umask; ulimit -c; exit 9";
+        let (out, err, ended) = finish(&inside, &run(script)).await;
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out, format!("{user}\n0022\n0\n"), "{shell}");
+        assert_eq!(String::from_utf8(err).unwrap(), "", "{shell}");
+        assert!(matches!(ended, Ended::Exit(9)), "{shell}: {ended:?}");
+        let (_, _, ended) = finish(&inside, &run("kill -KILL $$")).await;
+        assert!(
+            matches!(&ended, Ended::Signal { name, .. } if name == "SIGKILL"),
+            "{shell}: {ended:?}"
+        );
+        // The one that knows the nonce is out of the job's reach.
+        let script = "cat /proc/$PPID/environ /proc/$PPID/fd/3 && exit 1; \
+                      kill -0 $PPID && exit 2; exit 0";
+        let (_, _, ended) = finish(&inside, &run(script)).await;
+        assert!(matches!(ended, Ended::Exit(0)), "{shell}: {ended:?}");
+        // Files are the user's own.
+        let work = std::env::temp_dir()
+            .join(format!("ntrace-{}-{user}", std::process::id()));
+        let tar = tar_of(&[("a", b"one")]);
+        let tar = std::io::Cursor::new(tar);
+        inside.unpack(&user, &dir(&work), tar, soon()).await.unwrap();
+        let made = std::os::unix::fs::MetadataExt::uid(
+            &std::fs::metadata(work.join("a")).unwrap(),
+        );
+        std::fs::remove_dir_all(&work).unwrap();
+        assert!(made >= 1000, "{shell}: {made}");
+    }
 }
 
 /// A zone of its own process ids, made by util-linux; None where that is not
