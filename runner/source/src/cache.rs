@@ -7,6 +7,7 @@
 //! tree is used for.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::mirror::{self, Mirror};
 use crate::name::{CommitId, Format, Repository};
 use crate::template::Template;
 use crate::tree::Tree;
+use crate::upkeep;
 
 /// A look into the object store may take this long.
 pub(crate) const LOOK: Duration = Duration::from_secs(20);
@@ -75,7 +77,7 @@ struct Inner {
     max_bytes: u64,
     git: Git,
     slots: Mutex<HashMap<PathBuf, Arc<Slot>>>,
-    evicting: tokio::sync::Mutex<()>,
+    tidying: tokio::sync::Mutex<()>,
     /// Held as long as the cache is.
     _lock: File,
 }
@@ -127,7 +129,7 @@ impl Cache {
                 max_bytes,
                 git,
                 slots: Mutex::default(),
-                evicting: tokio::sync::Mutex::new(()),
+                tidying: tokio::sync::Mutex::new(()),
                 _lock: lock,
             }),
         })
@@ -159,6 +161,7 @@ impl Cache {
         if let Some(failure) = last.as_ref()
             && failure.commit == *commit
             && failure.at >= came
+            && !failure.error.is_only_ours()
         {
             return Err(failure.error.clone());
         }
@@ -172,7 +175,7 @@ impl Cache {
         let fetched = done?;
         let tree = self.tree(slot, commit);
         if fetched {
-            self.evict_in_background();
+            self.tidy_in_background(&tree);
         }
         Ok(tree)
     }
@@ -182,11 +185,16 @@ impl Cache {
         Tree::new(self.inner.git.clone(), slot, commit.clone())
     }
 
-    fn evict_in_background(&self) {
+    /// After a fetch: one mirror has one pack more, and the cache may have
+    /// grown above its size. Nobody waits for this.
+    fn tidy_in_background(&self, tree: &Tree) {
         let inner = Arc::clone(&self.inner);
+        let slot = Arc::clone(tree.slot());
         tokio::spawn(async move {
-            // Once at a time; who finds it running need not wait for it.
-            let Ok(_guard) = inner.evicting.try_lock() else { return };
+            // One at a time; who finds one running need not wait for it.
+            let Ok(_guard) = inner.tidying.try_lock() else { return };
+            inner.keep_up(&slot).await;
+            drop(slot);
             let inner = Arc::clone(&inner);
             let done = tokio::task::spawn_blocking(move || inner.evict()).await;
             if let Ok(Err(error)) = done {
@@ -390,6 +398,19 @@ impl Inner {
                 repository: repository.clone(),
                 source,
             }),
+        }
+    }
+
+    async fn keep_up(&self, slot: &Slot) {
+        let mirror = &slot.mirror;
+        if !upkeep::is_due(mirror).unwrap_or(false) {
+            return;
+        }
+        let _held = slot.fetching.lock().await;
+        if let Err(error) = upkeep::keep_up(&self.git, mirror).await {
+            let mirror = mirror.path.display();
+            let why = error.source().map(ToString::to_string);
+            tracing::warn!(%mirror, %error, why, "cannot keep up a mirror");
         }
     }
 

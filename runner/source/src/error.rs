@@ -78,6 +78,16 @@ impl SourceError {
     pub fn is_worth_another_try(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::Busy { .. })
     }
+
+    /// Whether it only says that one caller's time was up: others may have
+    /// more of it.
+    pub(crate) fn is_only_ours(&self) -> bool {
+        let source = match self {
+            Self::Network { source, .. } => source,
+            _ => return false,
+        };
+        matches!(source, GitError::Deadline { .. })
+    }
 }
 
 /// What git's words mean.

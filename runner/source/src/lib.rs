@@ -12,6 +12,7 @@ mod name;
 mod recipe;
 mod template;
 mod tree;
+mod upkeep;
 
 pub use cache::{Cache, Config, OpenError};
 pub use error::SourceError;

@@ -105,6 +105,10 @@ impl Tree {
         &self.commit
     }
 
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
     async fn run(
         &self,
         args: &[&str],

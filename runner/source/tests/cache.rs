@@ -542,6 +542,53 @@ async fn many_who_want_the_same_get_the_same() {
 }
 
 #[tokio::test]
+async fn who_has_more_time_does_not_share_anothers_lack_of_it() {
+    let place = Place::new();
+    let made = place.repository("o", "r");
+    made.write("a", "x");
+    let commit = made.commit();
+    let name = name("o", "r");
+    let hurried = Instant::now() + Duration::from_millis(1);
+    let (_, patient) = tokio::join!(
+        place.cache.ensure(&name, &commit, hurried),
+        place.cache.ensure(&name, &commit, soon()),
+    );
+    patient.unwrap();
+}
+
+#[tokio::test]
+async fn many_fetches_do_not_leave_many_packs() {
+    let place = Place::new();
+    let made = place.repository("o", "r");
+    let mut commits = Vec::new();
+    for n in 0..50 {
+        made.write("a", format!("{n}"));
+        commits.push(made.commit());
+        place.ensure(&commits[n]).await.unwrap();
+    }
+    let packs = || {
+        fs::read_dir(place.mirror().join("objects/pack"))
+            .unwrap()
+            .filter(|entry| {
+                let path = entry.as_ref().unwrap().path();
+                path.extension().is_some_and(|e| e == "pack")
+            })
+            .count()
+    };
+    let deadline = soon();
+    while packs() > 40 {
+        assert!(Instant::now() < deadline, "{} packs", packs());
+        tokio::task::yield_now().await;
+    }
+    fs::remove_dir_all(place.dir.path().join("git")).unwrap();
+    for (n, commit) in commits.iter().enumerate() {
+        let tree = place.ensure(commit).await.unwrap();
+        let read = tree.read_file("a", 9).await.unwrap().unwrap();
+        assert_eq!(read, format!("{n}").as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn repositories_that_differ_in_case_are_two() {
     let place = Place::new();
     for repo in ["r", "R"] {
