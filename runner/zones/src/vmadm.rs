@@ -5,7 +5,9 @@
 //! worker's. Must not know jobs.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -16,6 +18,9 @@ use crate::command::{Command, Program};
 use crate::door::{self, CommandError, Failure, Output};
 use crate::name::{SnapshotName, WorkerUuid};
 use crate::vm::Vm;
+
+/// The look after a change may take this long, even past the deadline.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// Why vmadm did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,15 @@ impl VmadmError {
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         match self {
+            // Not a program that is there and can be run.
+            Self::Command(CommandError::Spawn { source, .. })
+                if matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::PermissionDenied
+                ) =>
+            {
+                Remedy::Operator
+            }
             Self::Command(_) | Self::NotSo { .. } => Remedy::Retry,
             Self::Failed { class, .. } => class.remedy(),
             Self::Unreadable { .. } | Self::TooLong { .. } => Remedy::Bug,
@@ -268,8 +282,9 @@ impl Vmadm {
     {
         let command = Command::new(Program::Vmadm, args);
         let said = self.succeed(&command, deadline).await;
-        // After a missed deadline there is no time left to look.
-        let vm = match self.get(uuid, deadline).await {
+        // A change that was late may have been made all the same.
+        let look_until = deadline.max(Instant::now() + LOOK_AFTER);
+        let vm = match self.get(uuid, look_until).await {
             Ok(vm) => vm,
             Err(cannot_look) => return Err(said.err().unwrap_or(cannot_look)),
         };

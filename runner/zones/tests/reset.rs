@@ -88,6 +88,22 @@ async fn a_hanging_halt_ends_at_its_deadline_and_is_killed() {
 }
 
 #[tokio::test]
+async fn a_halt_that_hangs_after_its_work_is_a_halt() {
+    let place = Place::new();
+    place.fault(&["stop=linger"]);
+    let vm = place.worker().await.halt(after_ms(400)).await.unwrap();
+    assert_eq!(vm.state, VmState::Stopped);
+}
+
+#[tokio::test]
+async fn a_missing_vmadm_is_for_an_operator() {
+    let place = Place::new();
+    std::fs::remove_file(place.dir.path().join("vmadm")).unwrap();
+    let error = place.driver.vmadm().get(uuid(), soon()).await.unwrap_err();
+    assert_eq!(error.remedy(), Remedy::Operator);
+}
+
+#[tokio::test]
 async fn a_failed_rollback_needs_an_operator() {
     let place = Place::new();
     place.fault(&["rollback=fail"]);

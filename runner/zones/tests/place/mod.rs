@@ -65,6 +65,7 @@ unable to destroy zone"; echo down >$D/state; exit 1; }
     [ $s = stopped ] && { say "first of 1 error: VM $2 is already not \
 'running' (currently: stopped)"; exit 1; }
     echo stopped >$D/state
+    fault stop=linger && sleep 60
     fault stop=timeout && { say "vminfod timeout exceeded"; exit 1; }
     say "Successfully completed stop for VM $2";;
 rollback-snapshot)
