@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ntrace_protocol::Exit;
 use ntrace_protocol::report::{Event, Stream};
 use ntrace_zones::{
-    Args, Ended as ZoneEnded, Inside, JobSpec, Run, Signal, Worker,
+    Ended as ZoneEnded, Ending, Inside, JobSpec, Run, Signal, Worker,
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -145,13 +145,12 @@ pub(super) async fn supervise(
 ) -> Finished {
     let began = Instant::now();
     // The place gives up later than we do: we end commands ourselves.
-    let mut run = match inside.run(&spec, began + NEVER) {
+    let run = match inside.run(&spec, began + NEVER) {
         Ok(run) => run,
         Err(error) => return Finished::unknown(chain(&error)),
     };
     let progress = Progress::new(began);
-    let stdout = take(&mut run.stdout);
-    let stderr = take(&mut run.stderr);
+    let Run { stdout, stderr, ending } = run;
     let pumps = async {
         let limit = watch.output;
         tokio::join!(
@@ -163,13 +162,7 @@ pub(super) async fn supervise(
         Clocks { worker, inside, watch, began, progress: &progress, out };
     let ended = clocks.watch(pin!(pumps), stop).await;
     report_gaps(&progress, out).await;
-    finish(run, ended, &progress).await
-}
-
-/// Takes a stream out of a run.
-fn take(from: &mut mpsc::Receiver<Bytes>) -> mpsc::Receiver<Bytes> {
-    let (_, closed) = mpsc::channel(1);
-    std::mem::replace(from, closed)
+    finish(ending, ended, &progress).await
 }
 
 /// Carries a stream to the spool; what is over the limit is counted.
@@ -213,12 +206,12 @@ async fn report_gaps(progress: &Progress, out: &RunOut) {
 }
 
 async fn finish(
-    mut run: Run,
+    mut ending: Ending,
     ended: Option<Ended>,
     progress: &Progress,
 ) -> Finished {
     let output_bytes = progress.kept() + progress.cut();
-    let Ok(outcome) = timeout(AFTER_HALT, run.ended()).await else {
+    let Ok(outcome) = timeout(AFTER_HALT, ending.wait()).await else {
         let why = "the zone did not say how the command ended".to_owned();
         return Finished { ended, output_bytes, ..Finished::unknown(why) };
     };
@@ -360,7 +353,7 @@ impl Clocks<'_> {
                 let processes = processes.iter().map(|p| {
                     json!({
                         "pid": p.pid, "ppid": p.ppid, "state": p.state,
-                        "wchan": p.wchan, "args": words(&p.args),
+                        "wchan": p.wchan, "args": p.argv.join(" "),
                         "rss": p.rss,
                     })
                 });
@@ -382,13 +375,6 @@ impl Clocks<'_> {
             // The next step is harder, so this is only worth a line.
             warn!(error = chain(&error), "cannot signal a job");
         }
-    }
-}
-
-fn words(args: &Args) -> String {
-    match args {
-        Args::Line(line) => line.clone(),
-        Args::Words(words) => words.join(" "),
     }
 }
 
