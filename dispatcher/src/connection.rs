@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use crate::command::{Answer, about, artefact, job, logs, report, runner};
-use crate::engine::Engine;
+use crate::engine::{Engine, From};
 use crate::stats::Stats;
 use crate::watchers::Watchers;
 
@@ -98,6 +98,11 @@ impl Service for Connection {
 }
 
 impl Connection {
+    /// Itself, for the engine.
+    pub(crate) fn as_runner(&self) -> From {
+        From { conn: self.id, peer: self.peer.clone() }
+    }
+
     async fn run(&self, name: &'static str, args: Vec<Value>) -> Answer {
         // These may wait as long as they like; a shutdown does not wait.
         match name {

@@ -34,35 +34,31 @@ pub(crate) struct Load {
     pub(crate) runners: usize,
 }
 
+/// A connection that may belong to a runner.
+#[derive(Clone)]
+pub(crate) struct From {
+    pub(crate) conn: ConnId,
+    pub(crate) peer: Peer,
+}
+
 type NextReply = oneshot::Sender<Result<Option<Assignment>, WireError>>;
 
 /// What the task can be asked or told.
 pub(crate) enum Request {
-    Opened {
-        conn: ConnId,
-        peer: Peer,
-    },
     Closed(ConnId),
-    Hello {
-        conn: ConnId,
-        hello: Box<Hello>,
-        reply: oneshot::Sender<Welcome>,
-    },
+    Hello { from: From, hello: Box<Hello>, reply: oneshot::Sender<Welcome> },
     Next {
-        conn: ConnId,
+        from: From,
         worker: Option<WorkerUuid>,
         wait: Option<Duration>,
         reply: NextReply,
     },
     Beat {
-        conn: ConnId,
+        from: From,
         runs: Vec<Held>,
         reply: oneshot::Sender<Vec<RunId>>,
     },
-    Sign {
-        conn: ConnId,
-        runs: Vec<Held>,
-    },
+    Sign { from: From, runs: Vec<Held> },
     Queued,
     Assigned {
         run: RunId,
@@ -117,7 +113,7 @@ impl Engine {
     }
 }
 
-impl From<Stopped> for WireError {
+impl std::convert::From<Stopped> for WireError {
     fn from(_: Stopped) -> Self {
         Self::new(
             ntrace_protocol::Code::Eagain,

@@ -220,7 +220,6 @@ fn admit(
             return;
         };
         let peer = session.peer.clone();
-        engine.tell(Request::Opened { conn: id, peer: peer.clone() }).await;
         let ended = session.ended();
         tokio::pin!(ended);
         tokio::select! {

@@ -56,7 +56,8 @@ pub(crate) async fn blob_put(conn: &Connection, args: &[Value]) -> Answer {
     let job = shared.store.output().job_of(run, lease);
     let job = job.ok_or_else(|| fenced(run))?;
     let runs = vec![Held { run_id: run, lease }];
-    shared.engine.tell(Request::Sign { conn: conn.id, runs }).await;
+    let from = conn.as_runner();
+    shared.engine.tell(Request::Sign { from, runs }).await;
     let id = clock::artefact_id();
     let piece =
         Piece { job, run, lease, id, name, offset, bytes, is_last, sha256 };

@@ -19,10 +19,10 @@ const NAMED_MAX: usize = 4096;
 /// `hello`.
 pub(crate) async fn hello(conn: &Connection, args: Vec<Value>) -> Answer {
     let hello = Box::new(read_hello(args)?);
-    let id = conn.id;
+    let from = conn.as_runner();
     let engine = &conn.shared.engine;
     let welcome =
-        engine.ask(|reply| Request::Hello { conn: id, hello, reply }).await?;
+        engine.ask(|reply| Request::Hello { from, hello, reply }).await?;
     Ok(vec![json!(welcome)])
 }
 
@@ -70,10 +70,10 @@ pub(crate) async fn next(conn: &Connection, args: &[Value]) -> Answer {
     };
     let wait = next.wait_ms.map(Duration::from_millis);
     let wait = wait.map(|wait| wait.min(MAX_DURATION));
-    let (id, worker) = (conn.id, next.worker);
+    let (from, worker) = (conn.as_runner(), next.worker);
     let engine = &conn.shared.engine;
     let answer = engine
-        .ask(|reply| Request::Next { conn: id, worker, wait, reply })
+        .ask(|reply| Request::Next { from, worker, wait, reply })
         .await??;
     Ok(vec![json!(answer)])
 }
@@ -91,10 +91,10 @@ pub(crate) async fn beat(conn: &Connection, args: Vec<Value>) -> Answer {
     if runs.len() > NAMED_MAX {
         return Err(too_many("runs"));
     }
-    let id = conn.id;
+    let from = conn.as_runner();
     let engine = &conn.shared.engine;
     let drop =
-        engine.ask(|reply| Request::Beat { conn: id, runs, reply }).await?;
+        engine.ask(|reply| Request::Beat { from, runs, reply }).await?;
     Ok(vec![json!({"drop": drop})])
 }
 

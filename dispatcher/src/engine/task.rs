@@ -103,15 +103,14 @@ impl Task {
 
     fn take(&mut self, request: Request) {
         match request {
-            Request::Opened { conn, peer } => {
-                self.peers.insert(conn, peer);
-            }
             Request::Closed(conn) => self.closed(conn),
-            Request::Hello { conn, hello, reply } => {
+            Request::Hello { from, hello, reply } => {
+                let conn = self.known(from);
                 // An asker that has gone will say hello again.
                 let _ = reply.send(self.hello(conn, *hello));
             }
-            Request::Next { conn, worker, wait, reply } => {
+            Request::Next { from, worker, wait, reply } => {
+                let conn = self.known(from);
                 self.last_waiter += 1;
                 let waiter = WaiterId(self.last_waiter);
                 self.waiting.insert(waiter, reply);
@@ -119,11 +118,15 @@ impl Task {
                 let until = wait.map(|wait| self.now() + wait);
                 self.event(Event::Next { waiter, conn, worker, until });
             }
-            Request::Beat { conn, runs, reply } => {
+            Request::Beat { from, runs, reply } => {
+                let conn = self.known(from);
                 let _ = reply.send(self.scheduler.stale(&runs));
                 self.sign(conn, runs);
             }
-            Request::Sign { conn, runs } => self.sign(conn, runs),
+            Request::Sign { from, runs } => {
+                let conn = self.known(from);
+                self.sign(conn, runs);
+            }
             Request::Queued => self.event(Event::Queued),
             Request::Assigned { run, worker } => {
                 self.event(Event::Assigned { run, worker });
@@ -155,6 +158,11 @@ impl Task {
                 self.event(Event::Lost { run });
             }
         }
+    }
+
+    fn known(&mut self, from: super::From) -> ConnId {
+        self.peers.entry(from.conn).or_insert(from.peer);
+        from.conn
     }
 
     fn sign(&mut self, conn: ConnId, runs: Vec<Held>) {
