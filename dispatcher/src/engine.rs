@@ -46,7 +46,11 @@ type NextReply = oneshot::Sender<Result<Option<Assignment>, WireError>>;
 /// What the task can be asked or told.
 pub(crate) enum Request {
     Closed(ConnId),
-    Hello { from: From, hello: Box<Hello>, reply: oneshot::Sender<Welcome> },
+    Hello {
+        from: From,
+        hello: Box<Hello>,
+        reply: oneshot::Sender<Welcome>,
+    },
     Next {
         from: From,
         worker: Option<WorkerUuid>,
@@ -58,7 +62,10 @@ pub(crate) enum Request {
         runs: Vec<Held>,
         reply: oneshot::Sender<Vec<RunId>>,
     },
-    Sign { from: From, runs: Vec<Held> },
+    Sign {
+        from: From,
+        runs: Vec<Held>,
+    },
     Queued,
     Assigned {
         run: RunId,

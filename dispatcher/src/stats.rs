@@ -68,7 +68,7 @@ impl Histogram {
 fn bucket(us: u64) -> usize {
     let us = us.max(1);
     let log = us.ilog2();
-    let quarter = if log >= 2 { (us >> (log - 2)) & 3 } else { 0 };
+    let quarter = if log >= 2 { us >> (log - 2) } else { us << (2 - log) } & 3;
     (log as usize * 4 + quarter as usize).min(BUCKETS - 1)
 }
 

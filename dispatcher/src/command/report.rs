@@ -238,9 +238,10 @@ async fn take_all(
     let shared = &conn.shared;
     // The reports are handed on before anything is waited for, so that they
     // stay in the order in which they came.
-    let taken = join_all(batch.0.into_iter().map(|group| async move {
-        (group.run, take(shared, group).await)
-    }));
+    let taken =
+        join_all(batch.0.into_iter().map(|group| async move {
+            (group.run, take(shared, group).await)
+        }));
     let sign = Request::Sign { from: conn.as_runner(), runs: held };
     let (taken, ()) = tokio::join!(biased; taken, shared.engine.tell(sign));
     taken

@@ -93,8 +93,7 @@ pub(crate) async fn beat(conn: &Connection, args: Vec<Value>) -> Answer {
     }
     let from = conn.as_runner();
     let engine = &conn.shared.engine;
-    let drop =
-        engine.ask(|reply| Request::Beat { from, runs, reply }).await?;
+    let drop = engine.ask(|reply| Request::Beat { from, runs, reply }).await?;
     Ok(vec![json!({"drop": drop})])
 }
 

@@ -380,7 +380,7 @@ impl Db {
         job: JobId,
     ) -> Result<Vec<ArtefactView>, Fault> {
         self.read(move |sql| {
-            let text = "SELECT artefacts.id, run, name, bytes, sha256
+            let text = "SELECT artefacts.id, artefacts.run, name, bytes, sha256
                 FROM artefacts JOIN jobs ON jobs.seq = artefacts.job
                 WHERE jobs.id = ?1 ORDER BY artefacts.id";
             let mut query = sql.prepare_cached(text)?;
