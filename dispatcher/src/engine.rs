@@ -82,6 +82,11 @@ pub(crate) enum Request {
     Runners(oneshot::Sender<Vec<RunnerView>>),
     Workers(oneshot::Sender<Vec<WorkerView>>),
     Load(oneshot::Sender<Load>),
+    /// A runner has answered to `stop`, or not.
+    StopTold {
+        run: RunId,
+        is_heard: bool,
+    },
     /// The store has answered about a lease.
     Taken {
         waiter: WaiterId,

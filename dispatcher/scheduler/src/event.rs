@@ -21,7 +21,8 @@ pub struct Settings {
     /// How long a worker in which a job's place failed does not get that
     /// job, if there is another worker.
     pub avoid: Duration,
-    /// Calls of `next` that may wait on one connection.
+    /// Calls of `next` that may wait on one connection. Fewer than a session
+    /// runs at once, so that reports still get through.
     pub waiters_max: usize,
     /// Runs that one connection may hold.
     pub runs_max: usize,
@@ -32,7 +33,7 @@ impl Default for Settings {
         Self {
             lease: Duration::from_secs(30),
             avoid: Duration::from_secs(30),
-            waiters_max: 256,
+            waiters_max: 128,
             runs_max: 1024,
         }
     }
@@ -108,6 +109,13 @@ pub enum Event {
         job: JobId,
         /// How long it may take.
         grace_ms: u64,
+    },
+    /// The runner has answered to `stop`, or not.
+    StopTold {
+        /// The run.
+        run: RunId,
+        /// Whether it heard.
+        is_heard: bool,
     },
     /// A connection is gone.
     Closed(ConnId),

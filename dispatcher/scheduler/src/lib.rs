@@ -13,6 +13,7 @@
 //! [`scheduler`] is the decision, [`requeue`] is what a lost run means.
 
 pub mod event;
+mod hold;
 pub mod requeue;
 pub mod scheduler;
 

@@ -7,10 +7,15 @@ use ntrace_protocol::runner::Held;
 use ntrace_protocol::{JobId, Lease, RunId, RunnerName, WorkerUuid};
 
 use crate::event::{ConnId, Effect, Event, LostBecause, Settings, WaiterId};
+use crate::hold::{Hold, Holder, Stop};
 
 /// Jobs whose place failed that are remembered. Past this the oldest are
 /// forgotten, which costs at most a second try in the same worker.
 const AVOIDED_MAX: usize = 1024;
+
+/// Stops of jobs that are just being leased. Past this the oldest are
+/// forgotten here, and told when their runner comes back.
+const EARLY_MAX: usize = 1024;
 
 /// A run that was under way when the last process ended.
 #[derive(Clone, Debug)]
@@ -49,6 +54,8 @@ pub struct Scheduler {
     conns: HashMap<ConnId, RunnerName>,
     avoided: Vec<Avoided>,
     workers: HashSet<WorkerUuid>,
+    /// Jobs whose stop was asked for before we heard of their lease.
+    early_stops: Vec<(JobId, u64)>,
     /// Grows whenever jobs were queued.
     news: u64,
     /// Whether the queue may hold something.
@@ -81,25 +88,6 @@ enum Stage {
     Gone,
 }
 
-/// A live lease.
-#[derive(Debug)]
-struct Hold {
-    job: JobId,
-    lease: Lease,
-    holder: Holder,
-    worker: Option<WorkerUuid>,
-    sign: Duration,
-    stop_grace: Option<u64>,
-    /// The loss is being written.
-    is_lost: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Holder {
-    Named(RunnerName),
-    Anonymous(Option<ConnId>),
-}
-
 #[derive(Debug)]
 struct Avoided {
     job: JobId,
@@ -124,7 +112,7 @@ impl Scheduler {
                     .map_or(Holder::Anonymous(None), Holder::Named),
                 worker: run.worker,
                 sign: now,
-                stop_grace: run.stop_grace,
+                stop: run.stop_grace.map(Stop::new),
                 is_lost: false,
             };
             (run.run, held)
@@ -137,6 +125,7 @@ impl Scheduler {
             conns: HashMap::new(),
             avoided: Vec::new(),
             workers: HashSet::new(),
+            early_stops: Vec::new(),
             news: 0,
             maybe_queued: true,
             credits: 0,
@@ -163,7 +152,9 @@ impl Scheduler {
             Event::Undelivered { run } => {
                 self.lose(run, LostBecause::Undelivered, &mut out);
             }
-            Event::Sign { conn, runs } => self.sign(now, conn, &runs),
+            Event::Sign { conn, runs } => {
+                self.sign(now, conn, &runs, &mut out);
+            }
             Event::Assigned { run, worker } => {
                 if let Some(held) = self.leases.get_mut(&run) {
                     held.worker = Some(worker);
@@ -178,6 +169,9 @@ impl Scheduler {
             }
             Event::StopAsked { job, grace_ms } => {
                 self.stop_asked(job, grace_ms, &mut out);
+            }
+            Event::StopTold { run, is_heard } => {
+                self.stop_told(run, is_heard);
             }
             Event::Closed(conn) => self.closed(conn, &mut out),
             Event::Tick => {}
@@ -320,9 +314,9 @@ impl Scheduler {
         };
         held.holder = Holder::Named(name.clone());
         held.sign = now;
-        if let Some(grace_ms) = held.stop_grace {
-            out.push(Effect::TellStop { conn, run, grace_ms });
-        }
+        // A new connection may be a new process: whatever the old one has
+        // heard, this one is told.
+        held.tell_stop(conn, run, true, out);
     }
 
     fn wait(&mut self, id: WaiterId, waiter: Waiter, out: &mut Vec<Effect>) {
@@ -375,13 +369,17 @@ impl Scheduler {
             holder: holder.unwrap_or(Holder::Anonymous(None)),
             worker: asker.as_ref().and_then(|w| w.worker),
             sign: now,
-            stop_grace: None,
+            stop: None,
             is_lost: false,
         };
-        self.leases.insert(run, held);
+        let held = self.leases.entry(run).insert_entry(held).into_mut();
+        if let Some(at) = self.early_stops.iter().position(|s| s.0 == job) {
+            held.stop = Some(Stop::new(self.early_stops.remove(at).1));
+        }
         match asker {
             Some(w) if w.stage != Stage::Gone => {
                 out.push(Effect::Give { waiter, run });
+                held.tell_stop(w.conn, run, false, out);
             }
             _ => self.lose(run, LostBecause::Undelivered, out),
         }
@@ -412,7 +410,13 @@ impl Scheduler {
         }
     }
 
-    fn sign(&mut self, now: Duration, conn: ConnId, runs: &[Held]) {
+    fn sign(
+        &mut self,
+        now: Duration,
+        conn: ConnId,
+        runs: &[Held],
+        out: &mut Vec<Effect>,
+    ) {
         for held in runs {
             let Some(lease) = self.leases.get_mut(&held.run_id) else {
                 continue;
@@ -424,6 +428,7 @@ impl Scheduler {
             if let Holder::Anonymous(holder) = &mut lease.holder {
                 *holder = Some(conn);
             }
+            lease.tell_stop(conn, held.run_id, false, out);
         }
     }
 
@@ -448,15 +453,26 @@ impl Scheduler {
     fn stop_asked(&mut self, job: JobId, grace_ms: u64, out: &mut Vec<Effect>) {
         let found = self.leases.iter_mut().find(|(_, held)| held.job == job);
         let Some((run, held)) = found else {
+            if self.early_stops.len() >= EARLY_MAX {
+                self.early_stops.remove(0);
+            }
+            self.early_stops.push((job, grace_ms));
             return;
         };
-        held.stop_grace = Some(grace_ms);
+        held.stop = Some(Stop::new(grace_ms));
         let conn = match &held.holder {
             Holder::Named(name) => self.names.get(name).copied(),
             Holder::Anonymous(conn) => *conn,
         };
         if let Some(conn) = conn {
-            out.push(Effect::TellStop { conn, run: *run, grace_ms });
+            held.tell_stop(conn, *run, false, out);
+        }
+    }
+
+    fn stop_told(&mut self, run: RunId, is_heard: bool) {
+        let held = self.leases.get_mut(&run);
+        if let Some(stop) = held.and_then(|held| held.stop.as_mut()) {
+            stop.told(is_heard);
         }
     }
 

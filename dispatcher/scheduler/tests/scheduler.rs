@@ -399,6 +399,45 @@ fn a_stop_is_told_to_whoever_holds_the_run() {
 }
 
 #[test]
+fn a_stop_that_overtakes_its_lease_is_told_with_it() {
+    let mut world = World::new();
+    let job = world.push();
+    let waiter = world.next(3, None);
+    // The store has leased it, and we have not heard of it yet.
+    world.event(Event::StopAsked { job, grace_ms: 9 });
+    world.settle();
+    let run = world.given(waiter).unwrap();
+    let told = Effect::TellStop { conn: ConnId(3), run, grace_ms: 9 };
+    assert!(world.seen.contains(&told));
+}
+
+#[test]
+fn a_stop_is_told_again_until_it_is_heard() {
+    let mut world = World::new();
+    let job = world.push();
+    let waiter = world.next(3, None);
+    world.settle();
+    let run = world.given(waiter).unwrap();
+    let told = Effect::TellStop { conn: ConnId(3), run, grace_ms: 9 };
+    let times = |world: &World| {
+        world.seen.iter().filter(|effect| **effect == told).count()
+    };
+    let sign = |world: &mut World| {
+        let runs = vec![world.held(run)];
+        world.event(Event::Sign { conn: ConnId(3), runs });
+    };
+    world.event(Event::StopAsked { job, grace_ms: 9 });
+    sign(&mut world);
+    assert_eq!(times(&world), 1, "it is being told");
+    world.event(Event::StopTold { run, is_heard: false });
+    sign(&mut world);
+    assert_eq!(times(&world), 2);
+    world.event(Event::StopTold { run, is_heard: true });
+    sign(&mut world);
+    assert_eq!(times(&world), 2);
+}
+
+#[test]
 fn a_job_whose_place_failed_waits_for_another_worker_but_not_for_ever() {
     let mut world = World::new();
     let both = HashSet::from([worker(1), worker(2)]);

@@ -137,6 +137,9 @@ impl Task {
             Request::StopAsked { job, grace_ms } => {
                 self.event(Event::StopAsked { job, grace_ms });
             }
+            Request::StopTold { run, is_heard } => {
+                self.event(Event::StopTold { run, is_heard });
+            }
             Request::Runners(reply) => {
                 let runs_of = |name: &RunnerName| self.scheduler.runs_of(name);
                 let _ = reply.send(self.registry.runners(runs_of));
@@ -333,16 +336,21 @@ impl Task {
     }
 
     fn spawn_stop(&self, conn: ConnId, run: RunId, grace_ms: u64) {
-        let Some(peer) = self.peers.get(&conn).cloned() else {
-            return;
-        };
+        let (peer, engine) =
+            (self.peers.get(&conn).cloned(), self.engine.clone());
         tokio::spawn(async move {
+            let Some(peer) = peer else {
+                engine.tell(Request::StopTold { run, is_heard: false }).await;
+                return;
+            };
             let args = [json!(run), json!(grace_ms)];
             let heard = peer.call("stop", &args, STOP_HEARD).await;
+            let is_heard = heard.is_ok();
             if let Err(error) = heard {
-                // It is told again when it says hello.
+                // It is told again at its next sign of life.
                 warn!(%run, peer = %peer.addr(), %error, "stop was not heard");
             }
+            engine.tell(Request::StopTold { run, is_heard }).await;
         });
     }
 }

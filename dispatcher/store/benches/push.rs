@@ -108,8 +108,9 @@ async fn client(store: Store, depth: usize, began: Instant) -> Vec<Duration> {
 
 fn job() -> NewJob {
     let random = uuid::Uuid::new_v4().as_u128();
+    let now = Timestamp::from_system(std::time::SystemTime::now());
     NewJob {
-        id: JobId::generate(1_770_000_000_000, random),
+        id: JobId::generate(now.0, random),
         is_own_id: false,
         spec: JobSpec {
             source: Some(Source {
@@ -121,7 +122,7 @@ fn job() -> NewJob {
             }),
             ..JobSpec::default()
         },
-        submitted: Timestamp(1_770_000_000_000),
+        submitted: now,
         max_queue: u64::MAX,
     }
 }

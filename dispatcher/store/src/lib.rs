@@ -16,6 +16,7 @@ pub mod dir;
 mod frame;
 pub mod jobs;
 pub mod lease;
+mod live;
 pub mod output;
 pub mod reader;
 mod row;

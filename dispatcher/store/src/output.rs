@@ -364,8 +364,10 @@ impl Thread {
         reports: &[Report],
     ) -> io::Result<Result<Appended, AppendError>> {
         let root = self.root.clone();
-        let Some(log) = self.log(run, Some(lease))? else {
-            return Ok(Err(AppendError::Fenced(run)));
+        let log = match self.log(run, Some(lease)) {
+            Ok(Some(log)) => log,
+            Ok(None) => return Ok(Err(AppendError::Fenced(run))),
+            Err(error) => return Ok(Err(AppendError::Io(error))),
         };
         let mut after = log.acked.clone();
         let mut bytes = Vec::new();
@@ -374,7 +376,16 @@ impl Thread {
                 return Ok(Err(error));
             }
         }
-        if let Err(error) = log.write(&root, &bytes) {
+        // Nothing was written yet, so a file that cannot be opened now (too
+        // many are open) may be opened later.
+        if let Err(error) = log.open(&root, &bytes) {
+            return Ok(Err(if dir::is_no_space(&error) {
+                AppendError::NoSpace
+            } else {
+                AppendError::Io(error)
+            }));
+        }
+        if let Err(error) = log.write(&bytes) {
             return if dir::is_no_space(&error) {
                 log.cut()?;
                 Ok(Err(AppendError::NoSpace))
@@ -455,15 +466,19 @@ fn is_complete(report: &Report, acked: &Acked) -> Result<bool, AppendError> {
 }
 
 impl Log {
-    fn write(&mut self, root: &Path, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
+    /// Opens the file if there is something to write.
+    fn open(&mut self, root: &Path, bytes: &[u8]) -> io::Result<()> {
+        if self.file.is_none() && !bytes.is_empty() {
+            self.file = Some(create(root, &self.path)?);
         }
-        let file = match &self.file {
-            Some(file) => file,
-            None => self.file.insert(create(root, &self.path)?),
-        };
-        file.write_all_at(bytes, self.bytes)
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        match &self.file {
+            Some(file) => file.write_all_at(bytes, self.bytes),
+            None => Ok(()),
+        }
     }
 
     /// Takes back a write that did not fit.
