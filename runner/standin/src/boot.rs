@@ -113,7 +113,8 @@ fn layout(zone: &Zone, disk: &Disk, spec: &Spec) -> Result<Layout, BootError> {
     });
     binds.extend(spec.filesystems.iter().map(|lofs| Bind {
         source: lofs.source.clone(),
-        target: lofs.target.clone(),
+        target:
+            lofs.target.strip_prefix("/").unwrap_or(&lofs.target).to_owned(),
         read_only: lofs.read_only,
     }));
     let mut lowers: Vec<PathBuf> =

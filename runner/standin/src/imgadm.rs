@@ -4,6 +4,7 @@
 //! with its owners shifted into the range of ids that zones have (or all of
 //! one owner, for an ordinary user). It is never changed afterwards.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
@@ -225,10 +226,15 @@ fn unpack(
     archive.set_preserve_mtime(true);
     let mut skipped = 0;
     let mut directories = Vec::new();
+    let mut parents = BTreeSet::new();
     let bad = || failed("unpack into", root);
     for entry in archive.entries().map_err(bad())? {
         let mut entry = entry.map_err(bad())?;
         let kind = entry.header().entry_type();
+        if let Ok(path) = entry.path() {
+            let above = path.ancestors().skip(1).map(Path::to_owned);
+            parents.extend(above.filter(|path| is_plain(path)));
+        }
         if kind.is_block_special() || kind.is_character_special() {
             skipped += 1;
         } else if kind.is_dir() {
@@ -237,12 +243,35 @@ fn unpack(
             put(place, root, &mut entry)?;
         }
     }
+    // What no entry of its own says belongs to the zone's root.
+    if place.owner.is_root() {
+        let (uid, gid) = place.owner.host_ids(0, 0);
+        for parent in &parents {
+            let path = root.join(parent);
+            let real = fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
+            if real && path.starts_with(root) {
+                lchown(&path, Some(uid), Some(gid))
+                    .map_err(failed("own", &path))?;
+            }
+        }
+    }
     // Modes of directories come last: one may forbid writing into it.
     directories.sort_by(|a, b| b.path_bytes().cmp(&a.path_bytes()));
     for mut entry in directories {
         put(place, root, &mut entry)?;
     }
     Ok(skipped)
+}
+
+/// Whether a path stays below where it starts.
+fn is_plain(path: &Path) -> bool {
+    let mut parts = path.components();
+    parts.all(|part| {
+        matches!(
+            part,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    })
 }
 
 fn put(

@@ -65,9 +65,13 @@ pub(crate) fn run(
     detach(&order.zone, &answer, lifeline.as_ref());
     match Keeper::boot(order) {
         Ok(mut keeper) => {
-            let _ = rustix::io::write(&answer, b"ready");
-            drop(answer);
-            keeper.hold(lifeline.as_ref());
+            // A command that was killed meanwhile did not boot this zone.
+            if rustix::io::write(&answer, b"ready").is_ok() {
+                drop(answer);
+                keeper.hold(lifeline.as_ref());
+            } else {
+                keeper.end();
+            }
             keeper.clean();
         }
         Err(why) => {

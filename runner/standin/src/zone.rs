@@ -24,6 +24,9 @@ use crate::place::Place;
 /// Longest wait for another command that works on the same zone.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
+/// Longest wait for a keeper that is booting or cleaning up.
+const KEEPER_WAIT: Duration = Duration::from_secs(15);
+
 /// An operation on a zone's files that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ZoneError {
@@ -340,7 +343,22 @@ impl Zone {
         }
         // Deleted while we waited: the lock is on a file in the trash.
         Zone::find(&self.place, &self.id)?;
+        if kind == LockKind::Power {
+            self.await_keeper();
+        }
         Ok(ZoneLock { _file: file })
+    }
+
+    /// Waits while a keeper is between two states: one whose command was
+    /// killed is still booting, or one whose zone died is still cleaning up.
+    fn await_keeper(&self) {
+        let Ok(file) = File::open(self.dir().join("alive")) else { return };
+        let shared = FlockOperation::NonBlockingLockShared;
+        let pause = Duration::from_millis(2);
+        // Past the deadline the next step fails and says why.
+        Deadline::after(KEEPER_WAIT).wait_until(pause, || {
+            self.run().is_some() || rustix::fs::flock(&file, shared).is_ok()
+        });
     }
 
     fn load<T: for<'a> Deserialize<'a>>(
