@@ -161,7 +161,7 @@ fn inside(entry: &Entry<'_>, term: Option<String>) -> ! {
         fail("become the zone's root", &error, 1);
     }
     if let Some(count) = entry.processes {
-        let _ = sys::set_limit(libc::RLIMIT_NPROC as u32, count);
+        let _ = sys::set_limit(libc::RLIMIT_NPROC, count);
     }
     let Some(account) = Account::of_zone(entry.user) else {
         eprintln!("zlogin: unknown user {:?}", entry.user);

@@ -8,12 +8,16 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use crate::cgroup::Cgroups;
 use crate::clock::Deadline;
 use crate::faults::{Fault, Faults};
+use crate::names::ZoneId;
 use crate::sys;
 use crate::trash;
 use crate::zone::{Process, Run, Zone, ZoneError};
 
 /// Longest wait for the keeper to clean up after a halt.
 const KEEPER_WAIT: Duration = Duration::from_secs(5);
+
+/// How long those who entered a zone have to reap what they started there.
+const REAP_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest wait for a soft stop; then the zone is halted.
 const STOP_WAIT: Duration = Duration::from_secs(60);
@@ -87,6 +91,9 @@ pub(crate) fn stop(zone: &Zone) -> Result<(), HaltError> {
 /// Waits for the keeper to clean up, and does it where there is none.
 fn finish(zone: &Zone, run: &Run) -> Result<(), HaltError> {
     if run.machine == crate::zone::machine_boot() {
+        if !wait_gone(&run.keeper, REAP_WAIT) {
+            free_unreaped(&run.init, &zone.id);
+        }
         if !wait_gone(&run.keeper, KEEPER_WAIT) {
             signal(&run.keeper, Signal::KILL);
             wait_gone(&run.keeper, KEEPER_WAIT);
@@ -97,7 +104,7 @@ fn finish(zone: &Zone, run: &Run) -> Result<(), HaltError> {
                 let alive = run.init.alive();
                 if alive {
                     signal(&run.init, Signal::KILL);
-                    free_unreaped(&run.init);
+                    free_unreaped(&run.init, &zone.id);
                 }
                 !alive
             },
@@ -130,7 +137,7 @@ pub(crate) fn mend(zone: &Zone) {
 /// Process 1 cannot end before each process of its namespace was reaped,
 /// and one that entered from outside is reaped by its host-side parent. If
 /// that parent does not do it (it is stopped, say), it is killed.
-pub(crate) fn free_unreaped(init: &Process) {
+pub(crate) fn free_unreaped(init: &Process, zone: &ZoneId) {
     let namespace =
         |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let Some(own) = namespace(std::process::id() as i32) else { return };
@@ -140,7 +147,7 @@ pub(crate) fn free_unreaped(init: &Process) {
         let Some(pid) = name.to_str().and_then(|n| n.parse().ok()) else {
             continue;
         };
-        let Some(parent) = unreaped_in(pid, init) else { continue };
+        let Some(parent) = unreaped_in(pid, init, zone) else { continue };
         if parent > 1 && namespace(parent).as_ref() == Some(&own) {
             let _ = sys::kill(parent, libc::SIGKILL);
         }
@@ -149,7 +156,7 @@ pub(crate) fn free_unreaped(init: &Process) {
 
 /// If `pid` is a zombie one level below us whose parent is outside its pid
 /// namespace: that parent.
-fn unreaped_in(pid: i32, init: &Process) -> Option<i32> {
+fn unreaped_in(pid: i32, init: &Process, zone: &ZoneId) -> Option<i32> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(path).ok()?;
     let field = |name: &str| {
@@ -163,8 +170,13 @@ fn unreaped_in(pid: i32, init: &Process) -> Option<i32> {
         return None;
     }
     let parent: i32 = field("PPid:")?.parse().ok()?;
-    let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
-    (parent != init.pid && name.trim() == "zlogin").then_some(parent)
+    // The parent must be a zlogin into this very zone.
+    let words = std::fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    let mut words = words.split(|byte| *byte == 0);
+    let program = words.next()?;
+    let ours = program.ends_with(b"zlogin")
+        && words.any(|word| word == zone.as_str().as_bytes());
+    (parent != init.pid && ours).then_some(parent)
 }
 
 /// Cleans up everything that no living zone owns: dead boots, generations

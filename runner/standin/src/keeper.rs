@@ -211,11 +211,11 @@ impl Keeper {
             &self.init,
             rustix::process::Signal::KILL,
         );
-        let pause = Some(Duration::from_millis(200));
+        let pause = Some(Duration::from_secs(1));
         while !wait_any([Some(&self.init), None, None], pause)[0] {
             // A process that entered the zone and whose host-side parent
             // does not reap it holds process 1 back.
-            crate::halt::free_unreaped(&self.run.init);
+            crate::halt::free_unreaped(&self.run.init, &self.zone.id);
         }
     }
 

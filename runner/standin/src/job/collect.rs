@@ -136,11 +136,10 @@ impl<W: Write> Collector<'_, W> {
                         self.walk(&sub, &path, depth + 1)?;
                     }
                 }
-                FileType::RegularFile => {
-                    if self.wanted(&path) {
-                        self.take(dir, &path, &stat)?;
-                    }
+                FileType::RegularFile if self.wanted(&path) => {
+                    self.take(dir, &path, &stat)?;
                 }
+                FileType::RegularFile => {}
                 _ if self.wanted(&path) => {
                     self.skip(&path, "not a regular file");
                 }
