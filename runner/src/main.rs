@@ -1,5 +1,4 @@
-//! The program `ntrace-runner`; under other names, the embedded `vmadm`,
-//! `zlogin` and `imgadm` of Linux.
+//! The program `ntrace-runner`.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -8,23 +7,39 @@ use clap::Parser as _;
 use ntrace_runner::{Config, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // First, while there is one thread: the programs of the stand-in fork.
+    // Under the name vmadm, zlogin or imgadm this is that program; asked
+    // before anything else, while there is one thread.
     if let Some(code) = ntrace_standin::multicall() {
         return code;
     }
+    start()
+}
+
+#[tokio::main]
+async fn start() -> ExitCode {
     let config = Config::parse();
-    let filter = EnvFilter::try_from_env("NTRACE_LOG");
+    let filter = EnvFilter::try_from_env("NTRACE_LOG")
+        .or_else(|_| EnvFilter::try_from_default_env())
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(filter)
         .init();
-    match serve(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let stop = CancellationToken::new();
+    if let Err(error) = on_signals(stop.clone()) {
+        error!(%error, "cannot listen to signals");
+        return ExitCode::FAILURE;
+    }
+    match run(config, stop).await {
+        Ok(()) => {
+            info!("ended");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
@@ -32,24 +47,21 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
+/// The first TERM or INT drains, the second one ends at once.
+fn on_signals(stop: CancellationToken) -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    let token = stop.clone();
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = term.recv() => {}
                 _ = int.recv() => {}
             }
-            // The first one drains, the second one ends at once.
-            if token.is_cancelled() {
+            if stop.is_cancelled() {
                 std::process::exit(1);
             }
-            token.cancel();
+            stop.cancel();
         }
     });
-    run(config, stop).await
+    Ok(())
 }

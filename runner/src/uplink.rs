@@ -240,6 +240,7 @@ impl Shared {
         let newer =
             |l: &Option<Link>| l.as_ref().is_some_and(|l| l.number > number);
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => None,
             link = links.wait_for(newer) => link.ok()?.clone(),
         }

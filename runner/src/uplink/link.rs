@@ -6,6 +6,7 @@ use std::time::Duration;
 use ntrace_client::{Backoff, CallError, ConnectError, Dispatcher, connect};
 use ntrace_protocol::runner::{Hello, Welcome};
 use ntrace_session::{Config, spawn};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{debug, info, warn};
 
@@ -77,6 +78,8 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 
 /// One connection, from beginning to end.
 async fn converse(shared: &Arc<Shared>, number: u64) -> LinkError {
+    // Before hello is built, so that no change falls between the two.
+    let changes = shared.workers.changes();
     let opened = open(shared).await;
     let (dispatcher, welcome) = match opened {
         Ok(opened) => opened,
@@ -84,7 +87,7 @@ async fn converse(shared: &Arc<Shared>, number: u64) -> LinkError {
     };
     let peer = dispatcher.peer().clone();
     // However this future ends, the connection ends with it.
-    let _closing = scopeguard(peer.clone());
+    let _closing = closing(peer.clone());
     let beat = Duration::from_millis(welcome.beat_ms);
     let beat = beat.clamp(BEAT_LEAST, BEAT_MOST);
     info!(dispatcher = %peer.addr(), ?beat, kept = welcome.keep.len(),
@@ -95,7 +98,7 @@ async fn converse(shared: &Arc<Shared>, number: u64) -> LinkError {
     tokio::select! {
         () = peer.ended_sending() => LinkError::Ended,
         error = beats(shared, &dispatcher, beat) => error,
-        error = refresh(shared, &dispatcher) => error,
+        error = refresh(shared, &dispatcher, changes) => error,
         () = ship::ship(shared, &dispatcher) => LinkError::Ended,
     }
 }
@@ -167,25 +170,26 @@ async fn beats(
 }
 
 /// Says hello again when a worker has changed, not too often.
-async fn refresh(shared: &Shared, dispatcher: &Dispatcher) -> LinkError {
-    let mut changes = shared.workers.changes();
-    // What changed since the first hello was built is told again.
-    changes.mark_changed();
+async fn refresh(
+    shared: &Shared,
+    dispatcher: &Dispatcher,
+    mut changes: watch::Receiver<u64>,
+) -> LinkError {
     loop {
         if changes.changed().await.is_err() {
             // Nobody is left who could change.
             return std::future::pending().await;
         }
-        tokio::time::sleep(REFRESH).await;
-        changes.mark_unchanged();
         match hello(shared, dispatcher).await {
             Ok(welcome) => drop_all(shared, &welcome),
             Err(error) => return error,
         }
+        tokio::time::sleep(REFRESH).await;
     }
 }
 
-fn scopeguard(peer: ntrace_client::Peer) -> impl Drop {
+/// Closes the connection when it is dropped.
+fn closing(peer: ntrace_client::Peer) -> impl Drop {
     struct Close(ntrace_client::Peer);
     impl Drop for Close {
         fn drop(&mut self) {

@@ -35,12 +35,15 @@ impl StopSignal {
 
     /// Waits until the run is to end. Once that is so it resolves at once.
     pub async fn stopped(&mut self) -> Stop {
-        let order = self.orders.wait_for(Option::is_some).await;
-        // The guard must not live over another wait.
-        match order.ok().and_then(|order| *order) {
-            Some(stop) => stop,
-            // Nobody is left who could say so.
-            None => std::future::pending().await,
+        loop {
+            let order = *self.orders.borrow_and_update();
+            if let Some(stop) = order {
+                return stop;
+            }
+            if self.orders.changed().await.is_err() {
+                // Nobody is left who could say so.
+                return std::future::pending().await;
+            }
         }
     }
 
