@@ -14,8 +14,8 @@ use ntrace_protocol::worker::WorkerView;
 use ntrace_protocol::{JobId, RunId, WireError, WorkerUuid};
 use ntrace_scheduler::{ConnId, LostBecause, WaiterId};
 use ntrace_session::Peer;
-use ntrace_store::Leased;
-use tokio::sync::{mpsc, oneshot};
+use ntrace_store::{Leased, Line};
+use tokio::sync::oneshot;
 
 pub(crate) use task::{Parts, start};
 
@@ -103,7 +103,7 @@ pub(crate) enum Request {
 /// A handle to the task.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
-    requests: mpsc::Sender<Request>,
+    requests: Line<Request>,
 }
 
 impl Engine {

@@ -12,7 +12,7 @@ use ntrace_scheduler::{
     ConnId, Effect, Event, LostBecause, Scheduler, WaiterId,
 };
 use ntrace_session::Peer;
-use ntrace_store::{Fault, RunError, Store};
+use ntrace_store::{Fault, Line, RunError, Store};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -49,7 +49,7 @@ pub(crate) fn start(
     stop: CancellationToken,
 ) -> (Engine, tokio::task::JoinHandle<()>) {
     let (requests, rx) = mpsc::channel(WAITING_MAX);
-    let engine = Engine { requests };
+    let engine = Engine { requests: Line::new(requests) };
     let task = Task {
         parts,
         scheduler,

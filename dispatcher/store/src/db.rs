@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::line::Line;
 use crate::schema;
 
 /// Operations that wait for the writer. Past this, askers wait: that is the
@@ -62,7 +63,7 @@ impl From<rusqlite::Error> for Fault {
 /// The database, to be shared.
 #[derive(Clone, Debug)]
 pub struct Db {
-    writer: mpsc::Sender<Box<dyn Entry>>,
+    writer: Line<Box<dyn Entry>>,
     readers: Arc<Readers>,
     failed: watch::Receiver<Option<String>>,
     counts: Arc<Counts>,
@@ -163,7 +164,7 @@ impl Db {
             permits: Semaphore::new(READERS),
             idle: Mutex::new(Vec::new()),
         });
-        Ok(Self { writer: tx, readers, failed, counts })
+        Ok(Self { writer: Line::new(tx), readers, failed, counts })
     }
 
     /// Says why the store has failed, once it has.

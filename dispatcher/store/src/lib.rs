@@ -16,6 +16,7 @@ pub mod dir;
 mod frame;
 pub mod jobs;
 pub mod lease;
+pub mod line;
 mod live;
 pub mod output;
 pub mod reader;
@@ -33,6 +34,7 @@ pub use lease::{
     AfterLoss, Decide, Leased, LiveRun, Loss, LossFacts, PastRun, Progress,
     RunError,
 };
+pub use line::Line;
 pub use output::{AppendError, Appended, Extent, Output};
 pub use reader::{LogFile, ReadError};
 pub use store::{OpenError, Store};

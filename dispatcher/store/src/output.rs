@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::dir;
 use crate::frame::{self, Record};
+use crate::line::Line;
 use crate::reader::LogFile;
 
 /// Calls that wait for the thread. Past this, callers wait: that is the
@@ -76,7 +77,7 @@ pub enum AppendError {
 #[derive(Clone, Debug)]
 pub struct Output {
     root: Arc<Path>,
-    thread: mpsc::Sender<Call>,
+    thread: Line<Call>,
     open: Arc<Mutex<HashMap<RunId, Open>>>,
     failed: watch::Receiver<Option<String>>,
 }
@@ -120,7 +121,7 @@ impl Output {
         std::thread::Builder::new()
             .name("store-output".to_owned())
             .spawn(move || thread.run())?;
-        Ok(Self { root, thread: tx, open, failed })
+        Ok(Self { root, thread: Line::new(tx), open, failed })
     }
 
     /// Says why the thread has failed, once it has.
