@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -77,7 +79,7 @@ impl Drop for Program {
 
 /// Pushes without waiting for answers, and gives the ids that were answered
 /// when the connection broke.
-fn load(stream: TcpStream) -> Vec<String> {
+fn load(stream: TcpStream, count: &AtomicUsize) -> Vec<String> {
     let mut write = stream.try_clone().unwrap();
     let writing = std::thread::spawn(move || {
         for id in 0..100_000 {
@@ -96,6 +98,7 @@ fn load(stream: TcpStream) -> Vec<String> {
             && line.ends_with('\n')
         {
             acked.push(answer[0][1].as_str().unwrap().to_owned());
+            count.fetch_add(1, Ordering::Relaxed);
         }
         line.clear();
     }
@@ -124,20 +127,25 @@ fn every_push_that_was_answered_outlives_a_kill_exactly_once() {
     let mut acked = Vec::new();
     for round in 0..5 {
         let mut program = Program::start(temp.path(), &[]);
+        let count = Arc::new(AtomicUsize::new(0));
         let loads: Vec<_> = (0..4)
             .map(|_| {
-                let stream = program.connect();
-                std::thread::spawn(move || load(stream))
+                let (stream, count) = (program.connect(), count.clone());
+                std::thread::spawn(move || load(stream, &count))
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(60 + 70 * round));
+        // In the midst of the load, each time at another point.
+        let deadline = Instant::now() + DEADLINE;
+        while count.load(Ordering::Relaxed) < 50 + 333 * round {
+            assert!(Instant::now() < deadline, "there are no answers");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         program.child.kill().unwrap();
         program.child.wait().unwrap();
         for load in loads {
             acked.extend(load.join().unwrap());
         }
     }
-    assert!(acked.len() > 100, "{} answers are no load", acked.len());
     let program = Program::start(temp.path(), &[]);
     let all = all_jobs(&program);
     let once: BTreeSet<_> = all.iter().collect();
