@@ -1,0 +1,85 @@
+//! What a stage is to be like.
+
+use serde_json::Value;
+
+/// As whom the programs of a stage run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// As whoever runs the tests.
+    Us,
+    /// As a user without any right, by number.
+    Ordinary(u32),
+}
+
+impl Who {
+    /// A user that nobody else on the machine is, so that nothing of anybody
+    /// is within reach.
+    pub const NOBODY_ELSE: Self = Self::Ordinary(54_321);
+}
+
+/// What a stage is to be like.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub(crate) workers: usize,
+    pub(crate) who: Who,
+    pub(crate) dispatcher_args: Vec<String>,
+    pub(crate) runner_args: Vec<String>,
+    pub(crate) manifest: Option<Value>,
+    pub(crate) is_proxied: bool,
+    pub(crate) has_runner: bool,
+}
+
+impl Setup {
+    /// A dispatcher and a runner with so many workers.
+    pub fn workers(workers: usize) -> Self {
+        Self {
+            workers,
+            who: Who::Us,
+            dispatcher_args: Vec::new(),
+            runner_args: Vec::new(),
+            manifest: None,
+            is_proxied: false,
+            has_runner: true,
+        }
+    }
+
+    /// A dispatcher alone.
+    pub fn dispatcher() -> Self {
+        Self { has_runner: false, ..Self::workers(0) }
+    }
+
+    /// Runs everything as this user.
+    #[must_use]
+    pub fn who(mut self, who: Who) -> Self {
+        self.who = who;
+        self
+    }
+
+    /// Arguments for the dispatcher.
+    #[must_use]
+    pub fn dispatcher_args(mut self, args: &[&str]) -> Self {
+        self.dispatcher_args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Arguments for the runner.
+    #[must_use]
+    pub fn runner_args(mut self, args: &[&str]) -> Self {
+        self.runner_args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Another manifest for the workers.
+    #[must_use]
+    pub fn manifest(mut self, manifest: Value) -> Self {
+        self.manifest = Some(manifest);
+        self
+    }
+
+    /// Puts a way that can be frozen between runner and dispatcher.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.is_proxied = true;
+        self
+    }
+}
