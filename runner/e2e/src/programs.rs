@@ -16,9 +16,6 @@ pub struct Programs {
 
 impl Programs {
     /// Those that were built with the test.
-    ///
-    /// # Panics
-    /// One is missing.
     pub fn built() -> Self {
         let own = std::env::current_exe().expect("a process has a program");
         // target/PROFILE/deps/e2e-0123 or target/PROFILE/e2e.
@@ -28,14 +25,6 @@ impl Programs {
             .find(|dir| !dir.ends_with("deps"))
             .expect("a program lies in a directory")
             .to_owned();
-        for name in NAMES {
-            assert!(
-                dir.join(name).is_file(),
-                "{} is not built; run cargo build --workspace --bins (with \
-                 the profile of the tests)",
-                dir.join(name).display()
-            );
-        }
         Self { dir }
     }
 
@@ -49,7 +38,7 @@ impl Programs {
         open(&dir);
         for name in NAMES {
             let copy = dir.join(name);
-            fs::copy(self.dir.join(name), &copy)
+            fs::copy(self.path(name), &copy)
                 .expect("a built program can be copied");
             open(&copy);
         }
@@ -62,8 +51,18 @@ impl Programs {
     }
 
     /// One of them.
+    ///
+    /// # Panics
+    /// It is missing.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        let path = self.dir.join(name);
+        assert!(
+            path.is_file(),
+            "{} is not built; run cargo build --workspace --bins (with the \
+             profile of the tests)",
+            path.display()
+        );
+        path
     }
 }
 

@@ -29,8 +29,8 @@ impl Zones {
         env: Vec<(OsString, OsString)>,
         who: Who,
     ) -> Self {
-        let vmadm = programs.path("vmadm");
-        let zlogin = programs.path("zlogin");
+        let vmadm = programs.dir().join("vmadm");
+        let zlogin = programs.dir().join("zlogin");
         Self { root, vmadm, zlogin, env, who }
     }
 
@@ -132,9 +132,12 @@ impl Zones {
 
     /// Ends and deletes all. What cannot be deleted is told.
     pub fn clear(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if !self.root.join("zones").exists() {
+            return told;
+        }
         let found = self.vmadm(&["lookup"], "");
         let found = String::from_utf8_lossy(&found.stdout).into_owned();
-        let mut told = Vec::new();
         for uuid in found.split_whitespace() {
             // A switch that a test left would hold it.
             let _ = std::fs::remove_file(self.dir(uuid).join("faults"));

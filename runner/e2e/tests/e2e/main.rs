@@ -1,4 +1,13 @@
 //! End-to-end tests: each module is one promise, each test one claim.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod robust;
+mod verdicts;
 mod wire;
+
+/// The SHA-256 of bytes, in hex.
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
