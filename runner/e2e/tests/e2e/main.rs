@@ -1,9 +1,11 @@
 //! End-to-end tests: each module is one promise, each test one claim.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod clean;
 mod robust;
 mod verdicts;
 mod wire;
+mod workers;
 
 /// The SHA-256 of bytes, in hex.
 fn sha256(bytes: &[u8]) -> String {
