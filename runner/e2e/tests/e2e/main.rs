@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod clean;
+mod many;
+mod projects;
 mod robust;
 mod verdicts;
 mod wire;
