@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -108,8 +109,18 @@ struct Keeper {
     init: OwnedFd,
     lifeline: OwnedFd,
     watch: Watch,
+    /// Which version of the manifest the watch follows.
+    followed: Option<Stamp>,
     usage: Usage,
     _alive: File,
+}
+
+/// One version of a file that is only ever replaced as a whole.
+type Stamp = (u64, i64, i64);
+
+fn stamp_of(zone: &Zone) -> Option<Stamp> {
+    let found = std::fs::metadata(zone.dir().join("manifest.json")).ok()?;
+    Some((found.ino(), found.mtime(), found.mtime_nsec()))
 }
 
 impl Keeper {
@@ -134,6 +145,9 @@ impl Keeper {
             .save_note("usage.json", &usage)
             .and_then(|()| order.zone.save_run(&run));
         let watch = Watch::new(&order.zone, &order.spec, &run);
+        // None: the first look compares with the manifest as it is now, in
+        // case it was changed while the zone booted.
+        let followed = None;
         let keeper = Keeper {
             zone: order.zone,
             run,
@@ -141,6 +155,7 @@ impl Keeper {
             init,
             lifeline,
             watch,
+            followed,
             usage,
             _alive: alive,
         };
@@ -184,8 +199,26 @@ impl Keeper {
         }
     }
 
+    /// Limits that were changed meanwhile hold from now on.
+    fn follow(&mut self) {
+        let found = stamp_of(&self.zone);
+        if found == self.followed {
+            return;
+        }
+        let (Ok(manifest), Ok(disk)) =
+            (self.zone.manifest(), self.zone.disk())
+        else {
+            // It is being deleted; we end with it.
+            return;
+        };
+        self.followed = found;
+        let spec = Spec::of(&manifest, &disk.metadata.internal_metadata);
+        self.watch.renew(Watch::new(&self.zone, &spec, &self.run));
+    }
+
     /// Looks after the limits that only we hold.
     fn look(&mut self) {
+        self.follow();
         let verdict = self.watch.look();
         let noted = self.usage.disk_bytes.unwrap_or(0);
         self.usage.disk_bytes = self.watch.disk_bytes();

@@ -108,6 +108,19 @@ impl Watch {
         Watch { memory: memory.flatten(), disk }
     }
 
+    /// Goes on with other limits; what was seen so far is kept.
+    pub(crate) fn renew(&mut self, mut other: Watch) {
+        if let (Some(old), Some(new)) = (&self.memory, &mut other.memory) {
+            new.peak = old.peak;
+            new.next = old.next;
+        }
+        if let (Some(old), Some(new)) = (&self.disk, &mut other.disk) {
+            new.bytes = old.bytes;
+            new.free_at_boot = old.free_at_boot;
+        }
+        *self = other;
+    }
+
     /// How long until there is something to look at.
     pub(crate) fn next_look(&self) -> Option<Duration> {
         let now = Instant::now();

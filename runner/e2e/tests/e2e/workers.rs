@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 async fn enroll_with(stage: &mut Stage, switches: &str) -> String {
     let uuid = stage.zones.create(&Zones::manifest());
+    // A zone that is up, so that there is something to halt.
+    stage.zones.must(&["start", &uuid], "");
     stage.zones.faults(&uuid, switches);
     stage.workers.push(uuid.clone());
     stage.control().await.enroll(&uuid, Value::Null).await.unwrap();
