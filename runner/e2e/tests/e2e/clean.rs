@@ -42,15 +42,16 @@ echo dirty
 
 /// Tells all that a clean place must always have in the same way.
 const LOOK: &str = r#"
-echo "found: $(find / -name '*ntdirt*' -not -path '/proc/*' 2>/dev/null |
-    sort | tr '\n' ' ')"
+echo "found: $( (find / \( -path /proc -o -path /usr \) -prune -o \
+    -name '*ntdirt*' -print; find /usr -maxdepth 3 -name '*ntdirt*') \
+    2>/dev/null | sort | tr '\n' ' ')"
 echo "processes: $(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' |
-    grep -c 'sleep TOKEN')"
+    grep -c 'sleep TOK[E]N')"
 echo "mounts: $(cut -d' ' -f2,3 /proc/self/mounts | sort | sha256sum)"
 echo "system: $(cat /etc/passwd /etc/hosts /usr/bin/env /bin/sh /etc/profile \
     2>/dev/null | sha256sum)"
 echo "top: $(ls -A / /tmp /var/tmp /dev/shm /run "$HOME" /etc | sha256sum)"
-echo "umask: $(umask) files: $(ulimit -n) pids: $(ls -d /proc/[0-9]* | wc -l)"
+echo "umask: $(umask) files: $(ulimit -n)"
 echo "ipc: $(cat /proc/sysvipc/msg /proc/sysvipc/shm 2>/dev/null | wc -l)"
 echo "loop: $(i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo $i)"
 "#;
@@ -62,7 +63,9 @@ fn wall(job: &JobView) -> Duration {
 }
 
 async fn look(stage: &Stage, token: &str) -> (String, Duration) {
-    let script = LOOK.replace("TOKEN", token);
+    // So that the pattern is not what it looks for.
+    let pattern = token.replace('.', "[.]");
+    let script = LOOK.replace("TOK[E]N", &pattern);
     let (job, output) = stage.run(&script, Value::Null).await;
     assert_eq!(job.state, JobState::Done, "{job:?} {}", output.errors());
     (output.text(), wall(&job))
@@ -115,7 +118,7 @@ struct Secrets {
 
 impl Secrets {
     fn plant(stage: &Stage) -> Self {
-        let token = format!("ntsecret{}", fastrand::u64(..));
+        let token = format!("ntplanted{}", fastrand::u64(..));
         let mut planted = Vec::new();
         let mut put = |path: std::path::PathBuf, mode: u32| {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -127,9 +130,9 @@ impl Secrets {
         // Even what everybody may read is no business of a job.
         put(stage.path().join("h/.ssh/id_ed25519"), 0o600);
         put(stage.path().join("h/readable"), 0o644);
-        put(stage.runner_data().join("ntsecret"), 0o644);
-        put(stage.dispatcher_data().join("ntsecret"), 0o644);
-        put(stage.path().join("z/ntsecret"), 0o644);
+        put(stage.runner_data().join("ntplanted"), 0o644);
+        put(stage.dispatcher_data().join("ntplanted"), 0o644);
+        put(stage.path().join("z/ntplanted"), 0o644);
         put(std::env::temp_dir().join(&token), 0o644);
         Self { token, planted }
     }
@@ -145,8 +148,8 @@ impl Drop for Secrets {
 pub(crate) async fn secrets_are_out_of_reach(stage: &Stage) {
     let secrets = Secrets::plant(stage);
     // Another zone, with a job in it that holds the secret in all forms.
-    let neighbour = "echo $SECRET >$HOME/ntsecret; echo $SECRET >/tmp/ntsecret; \
-                     chmod 666 /tmp/ntsecret; exec 5>&1; echo up; \
+    let neighbour = "echo $SECRET >$HOME/ntplanted; echo $SECRET >/tmp/ntplanted; \
+                     chmod 666 /tmp/ntplanted; exec 5>&1; echo up; \
                      SECRET=$SECRET sleep 600";
     let neighbour = stage
         .submit(neighbour, json!({"env": {"SECRET": secrets.token}}))
@@ -183,9 +186,10 @@ pub(crate) async fn secrets_are_out_of_reach(stage: &Stage) {
          grep -l '[$!*]' /etc/shadow 2>/dev/null | grep -q . && \
            grep ':[$]' /etc/shadow && echo HASHES; \
          cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | \
-           grep ntsecret; \
-         find / -name '*ntsecret*' 2>/dev/null; \
-         ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E 'ntsecret|/z/|/r/|/d/'; \
+           grep ntplanted; \
+         find / \\( -path /proc -o -path /usr/lib -o -path /usr/share \\) \
+           -prune -o -name '*ntplanted*' -print 2>/dev/null; \
+         ls -l /proc/[0-9]*/fd 2>/dev/null | grep -E 'ntplanted|/z/|/r/|/d/'; \
          grep -rs {} /proc/self/mountinfo; \
          echo looked",
         paths.iter().map(|p| format!("'{p}'")).collect::<Vec<_>>().join(" "),
@@ -205,11 +209,13 @@ pub(crate) async fn secrets_are_out_of_reach(stage: &Stage) {
 }
 
 fn zone_root(stage: &Stage, uuid: &str, script: &str) -> String {
-    let output = eventually("the zone can be entered", DEADLINE, || {
-        let output = stage.zones.zlogin(uuid, &["/bin/sh", "-c", script]);
-        output.status.success().then_some(output)
+    eventually("the zone can be entered", DEADLINE, || {
+        let output = stage.zones.zlogin(uuid, &["/usr/bin/true"]);
+        output.status.success().then_some(())
     });
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let output = stage.zones.zlogin(uuid, &[script]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    format!("{}{errors}", String::from_utf8_lossy(&output.stdout))
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod clean;
+mod leaks;
 mod many;
+mod npm;
+mod ordinary;
 mod projects;
 mod robust;
 mod verdicts;

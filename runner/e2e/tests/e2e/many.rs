@@ -156,7 +156,7 @@ async fn arrives_intact(script: &str, bytes: u64) {
 
 #[tokio::test]
 async fn a_line_without_end_arrives_intact_in_bounded_memory() {
-    let bytes: u64 = if is_full() { 1 << 30 } else { 96 << 20 };
+    let bytes: u64 = if is_full() { 1 << 30 } else { 48 << 20 };
     let script = format!(
         "head -c {bytes} /dev/zero | tr '\\0' x; \
          head -c {bytes} /dev/zero | tr '\\0' x | sha256sum >&2"
@@ -166,7 +166,7 @@ async fn a_line_without_end_arrives_intact_in_bounded_memory() {
 
 #[tokio::test]
 async fn random_bytes_arrive_intact_in_bounded_memory() {
-    let bytes: u64 = if is_full() { 64 << 20 } else { 24 << 20 };
+    let bytes: u64 = if is_full() { 64 << 20 } else { 16 << 20 };
     let script =
         format!("head -c {bytes} /dev/urandom > r; sha256sum r >&2; cat r");
     arrives_intact(&script, bytes).await;
