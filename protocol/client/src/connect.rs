@@ -1,13 +1,30 @@
 //! Making a connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ntrace_protocol::text::quote;
+use ntrace_session::Peer;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 /// How long one address has to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// A connection of ours, closed when nobody has it any more.
+pub(crate) struct Open(Peer);
+
+impl Open {
+    pub(crate) fn new(peer: &Peer) -> Arc<Self> {
+        Arc::new(Self(peer.clone()))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

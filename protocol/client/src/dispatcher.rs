@@ -18,7 +18,7 @@ use ntrace_session::{CallError, Config, Peer, spawn};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::connect::{ConnectError, connect};
+use crate::connect::{ConnectError, Open, connect};
 use crate::logs::{ClientService, LogStream, LogsOptions};
 use crate::result;
 
@@ -84,6 +84,9 @@ pub struct AckReply {
 pub struct Dispatcher {
     peer: Peer,
     service: Arc<ClientService>,
+    /// Closes the connection with the last handle; none if somebody else
+    /// serves it.
+    open: Option<Arc<Open>>,
 }
 
 impl Dispatcher {
@@ -99,13 +102,14 @@ impl Dispatcher {
                 addr: addr.to_owned(),
                 source,
             })?;
-        Ok(Self { peer: session.peer, service })
+        let open = Some(Open::new(&session.peer));
+        Ok(Self { peer: session.peer, service, open })
     }
 
     /// The dispatcher behind a connection that somebody else serves. Its
     /// `logs` bring nothing.
     pub fn over(peer: Peer) -> Self {
-        Self { peer, service: Arc::default() }
+        Self { peer, service: Arc::default(), open: None }
     }
 
     /// The connection.
@@ -218,7 +222,8 @@ impl Dispatcher {
         job: JobId,
         options: &LogsOptions,
     ) -> Result<LogStream, CallError> {
-        self.service.open(&self.peer, job, options)
+        let open = self.open.clone();
+        self.service.open(&self.peer, open, job, options)
     }
 
     /// `wait` until the job is final.

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::connect::Open;
+
 /// Records that wait for the reader before their requests are held open; the
 /// session bounds those, and then reads no more from the connection.
 const WAITING: usize = 16;
@@ -115,6 +117,7 @@ impl ClientService {
     pub(crate) fn open(
         self: &Arc<Self>,
         peer: &Peer,
+        open: Option<Arc<Open>>,
         job: JobId,
         options: &LogsOptions,
     ) -> Result<LogStream, CallError> {
@@ -136,6 +139,7 @@ impl ClientService {
             call: Some(call),
             route: Some(route),
             end: None,
+            _open: open,
         })
     }
 }
@@ -188,6 +192,8 @@ pub struct LogStream {
     call: Option<BoxFuture<'static, Result<Vec<Value>, CallError>>>,
     route: Option<Route>,
     end: Option<Result<LogEnd, CallError>>,
+    /// Keeps the connection open until all was read.
+    _open: Option<Arc<Open>>,
 }
 
 impl LogStream {
@@ -277,7 +283,7 @@ mod tests {
         let peer = session.unwrap().peer;
         let job = JobId::generate(1, 1);
         let mut logs =
-            service.open(&peer, job, &LogsOptions::default()).unwrap();
+            service.open(&peer, None, job, &LogsOptions::default()).unwrap();
         let reading = async {
             for n in 0..RECORDS {
                 assert_eq!(logs.next().await.map(|record| record.n), Some(n));

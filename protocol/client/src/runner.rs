@@ -7,7 +7,7 @@ use ntrace_protocol::worker::WorkerView;
 use ntrace_session::{CallError, Config, Peer, spawn};
 use serde_json::{Value, json};
 
-use crate::connect::{ConnectError, connect};
+use crate::connect::{ConnectError, Open, connect};
 use crate::logs::ClientService;
 use crate::result;
 
@@ -18,6 +18,8 @@ const PROMPT: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct RunnerControl {
     peer: Peer,
+    /// Closes the connection with the last handle.
+    _open: Arc<Open>,
 }
 
 impl RunnerControl {
@@ -31,7 +33,8 @@ impl RunnerControl {
         let session = spawn(stream, Config::default(), |_| service).map_err(
             |source| ConnectError::Connect { addr: addr.to_owned(), source },
         )?;
-        Ok(Self { peer: session.peer })
+        let open = Open::new(&session.peer);
+        Ok(Self { peer: session.peer, _open: open })
     }
 
     /// The connection.

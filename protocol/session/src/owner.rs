@@ -40,6 +40,9 @@ struct Facts {
     hidden_here: usize,
     /// The same in another pid namespace.
     hidden_elsewhere: usize,
+    /// That user has zones: processes in another pid namespace that may have
+    /// let go of the connection while we looked.
+    has_zones: bool,
 }
 
 /// Judges a connection by its two addresses.
@@ -75,7 +78,7 @@ fn decide(facts: Facts) -> Verdict {
     if facts.holders_here > 0 {
         return Verdict::Fine;
     }
-    if facts.hidden_elsewhere > 0 {
+    if facts.hidden_elsewhere > 0 || facts.has_zones {
         return Verdict::Zone(
             "it belongs to a user who has zones, and which process it is \
              cannot be seen from here; run it as the same user, or as root",
@@ -115,7 +118,14 @@ mod linux {
 
     /// What can be found out; none if the other end is not on this machine.
     pub(super) fn facts(peer: SocketAddr, own: SocketAddr) -> Option<Facts> {
-        let socket = diagnose(peer, own).ok()?;
+        let Ok(socket) = diagnose(peer, own) else {
+            // The kernel knows our own end of it, so it would know a local
+            // one, too: that one has gone already.
+            let is_local = peer.ip().is_loopback() || peer.ip() == own.ip();
+            let has_gone = is_local && diagnose(own, peer).is_ok();
+            let gone = Facts { is_orphan: true, ..Facts::default() };
+            return has_gone.then_some(gone);
+        };
         let mut facts = Facts {
             uid: socket.uid,
             is_orphan: socket.inode == 0,
@@ -124,7 +134,19 @@ mod linux {
         if socket.inode != 0 && socket.uid != 0 {
             scan(&mut facts, socket.inode);
         }
+        if facts.holders_here + facts.holders_elsewhere == 0 {
+            facts.has_zones = has_zones(facts.uid);
+        }
         Some(facts)
+    }
+
+    /// Whether a process of that user lives in a pid namespace below ours.
+    fn has_zones(uid: u32) -> bool {
+        let Ok(processes) = fs::read_dir("/proc") else { return true };
+        processes.flatten().any(|process| {
+            let path = process.path();
+            user_of(&path) == Some(uid) && is_nested(&path)
+        })
     }
 
     /// Looks through the processes of the socket's user.
@@ -314,6 +336,8 @@ mod tests {
         assert!(!fine(Facts { holders_here: 1, holders_elsewhere: 1, ..user }));
         assert!(!fine(Facts { hidden_elsewhere: 1, hidden_here: 1, ..user }));
         assert!(!fine(Facts { is_orphan: true, uid: 0, ..user }));
+        // A job that lets go while we look is not taken for a tunnel.
+        assert!(!fine(Facts { hidden_here: 1, has_zones: true, ..user }));
         assert!(!fine(user), "nobody holds it");
     }
 }
