@@ -169,8 +169,25 @@ impl Cgroups {
                 made.add(kind, path.clone());
             }
         }
+        made.forget_bystander();
         let means = made.limit(limits);
         (made, means)
+    }
+
+    /// Beside v1 a v2 group has no controllers: it could only kill, which
+    /// the end of process 1 does as well, and to enter it is slow.
+    fn forget_bystander(&mut self) {
+        let has_v1 = |g: &Group| CONTROLLERS.contains(&g.kind.as_str());
+        if !self.groups.iter().any(has_v1) {
+            return;
+        }
+        self.groups.retain(|group| {
+            let is_bystander = group.kind == "unified";
+            if is_bystander {
+                let _ = fs::remove_dir(&group.path);
+            }
+            !is_bystander
+        });
     }
 
     fn add(&mut self, kind: &str, path: PathBuf) {
@@ -241,15 +258,21 @@ impl Cgroups {
             .any(|group| write(&group.join("pids.max"), pids).is_ok())
     }
 
-    /// Moves a process in.
-    pub(crate) fn join(&self, pid: i32, part: Part) -> io::Result<()> {
+    /// Moves the calling process in, which must have one thread.
+    ///
+    /// A v1 group is entered by the thread that writes `0` to `tasks`: any
+    /// other way makes the kernel stop all forks and exits first, which waits
+    /// for a grace period of 10 ms and more (kernel/cgroup/cgroup.c,
+    /// `cgroup_procs_write_start`). v2 has no such door.
+    pub(crate) fn enter(&self, part: Part) -> io::Result<()> {
         for group in &self.groups {
-            let path = match (group.kind.as_str(), part) {
-                ("v2", Part::Init) => group.path.join("init"),
-                ("v2", Part::Job) => group.path.join("job"),
-                _ => group.path.clone(),
+            let door = match (group.kind.as_str(), part) {
+                ("v2", Part::Init) => group.path.join("init/cgroup.procs"),
+                ("v2", Part::Job) => group.path.join("job/cgroup.procs"),
+                ("unified", _) => group.path.join("cgroup.procs"),
+                _ => group.path.join("tasks"),
             };
-            write(&path.join("cgroup.procs"), pid)?;
+            write(&door, 0)?;
         }
         Ok(())
     }

@@ -111,9 +111,8 @@ pub(crate) fn enter(entry: Entry<'_>) -> io::Result<i32> {
 /// The process between: goes into the zone and leaves a sibling there.
 fn cross(entry: &Entry<'_>, init: &OwnedFd, words: &OwnedFd) -> io::Error {
     let crossing = || -> io::Result<()> {
-        let own = std::process::id() as i32;
         let cgroups = Cgroups { groups: entry.run.cgroups.clone() };
-        cgroups.join(own, Part::Job)?;
+        cgroups.enter(Part::Job)?;
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
         for (fd, number) in entry.stdio.iter().zip(0..) {
             sys::dup_onto(fd.as_fd(), number)?;

@@ -52,13 +52,18 @@ pub(crate) struct Plan {
 pub(crate) fn run(plan: &Plan, lifeline: OwnedFd, report: &OwnedFd) -> ! {
     sys::close_all_but(&[lifeline.as_raw_fd(), report.as_raw_fd()]);
     if let Err(why) = build(plan, &lifeline, report) {
-        let text = format!("{}{why}", char::from(report::ERROR));
-        let _ = rustix::io::write(report, text.as_bytes());
-        sys::exit_now(1);
+        give_up(report, &why);
     }
     let _ = rustix::io::write(report, &[report::READY]);
     sys::close_all_but(&[lifeline.as_raw_fd()]);
     hold(&lifeline)
+}
+
+/// Tells the keeper why there will be no zone, and ends.
+pub(crate) fn give_up(report: &OwnedFd, why: &str) -> ! {
+    let text = format!("{}{why}", char::from(report::ERROR));
+    let _ = rustix::io::write(report, text.as_bytes());
+    sys::exit_now(1)
 }
 
 fn wait_for(lifeline: &OwnedFd, wanted: u8) -> Result<(), String> {

@@ -374,13 +374,19 @@ fn build(
         Ok(Forked::Child) => {
             drop(lifeline);
             sys::scrub_arguments("zone-init");
+            if let Err(error) = cgroups.enter(Part::Init) {
+                init::give_up(
+                    &words_end,
+                    &format!("cannot enter the cgroup: {error}"),
+                );
+            }
             init::run(&order.plan, lifeline_end, &words_end)
         }
         Ok(Forked::Parent(pid)) => pid,
         Err(error) => return Err(format!("cannot make namespaces: {error}")),
     };
     drop((lifeline_end, words_end));
-    let built = Build { pid, owner, cgroups, lifeline: &lifeline, words };
+    let built = Build { pid, owner, lifeline: &lifeline, words };
     if let Err(why) = built.attend() {
         let _ = sys::kill(pid, libc::SIGKILL);
         let _ = sys::wait_child(pid, true);
@@ -432,16 +438,12 @@ fn overlay_word(order: &Order) -> String {
 struct Build<'a> {
     pid: i32,
     owner: Owner,
-    cgroups: &'a Cgroups,
     lifeline: &'a OwnedFd,
     words: OwnedFd,
 }
 
 impl Build<'_> {
     fn attend(&self) -> Result<(), String> {
-        self.cgroups
-            .join(self.pid, Part::Init)
-            .map_err(|error| format!("cannot enter the cgroup: {error}"))?;
         if !self.owner.is_root() {
             self.write_maps()?;
         }
