@@ -267,7 +267,7 @@ impl Run<'_> {
         let argv = environment::shell(setup);
         let watch = Watch { time: plan.setup_time, ..Watch::of(plan) };
         let began = Instant::now();
-        let finished = self.supervise(argv, work, watch).await;
+        let finished = self.supervise(argv, work, plan, watch).await;
         self.phase("setup", began);
         self.out.event(Event::Setup { begins: false }).await;
         let facts = self.facts(finished).await;
@@ -287,7 +287,7 @@ impl Run<'_> {
         self.out.event(Event::Phase { phase: Phase::Running }).await;
         let argv = work.argv.clone();
         let began = Instant::now();
-        let finished = self.supervise(argv, work, Watch::of(plan)).await;
+        let finished = self.supervise(argv, work, plan, Watch::of(plan)).await;
         self.phase("run", began);
         self.usage.wall_ms = self.usage.phases_ms.get("run").copied();
         self.usage.output_bytes = Some(finished.output_bytes);
@@ -303,12 +303,17 @@ impl Run<'_> {
         &self,
         argv: Vec<String>,
         work: &Work,
+        plan: &Plan,
         watch: Watch,
     ) -> Finished {
         let env = environment::variables(self.assignment, &work.env);
         let spec = match environment::spec(argv, env) {
             Ok(spec) => spec,
             Err(error) => return Finished::not_started(chain(&error)),
+        };
+        let spec = match plan.pids {
+            Some(limit) => spec.with_pids(limit),
+            None => spec,
         };
         command::supervise(
             self.place.worker,

@@ -68,6 +68,9 @@ pub(super) struct Plan {
     pub(super) output: Option<u64>,
     /// Bytes of artefacts that are kept.
     pub(super) artefacts: Option<u64>,
+    /// Processes at once, where the place itself cannot change its limit
+    /// while it runs.
+    pub(super) pids: Option<u64>,
     /// What is to be changed at the VM; empty if it is so already.
     pub(super) vm: VmLimits,
     /// What is to be known: weaker means, rounding.
@@ -117,6 +120,7 @@ pub(super) fn plan(
     check("cpus", granted.cpus.is_some(), by(|m| &m.cpu));
     check("pids", granted.pids.is_some(), by(|m| &m.pids));
     check("disk", granted.disk.is_some(), by(|m| &m.disk));
+    let has_cgroup = matches!(by(|m| &m.pids), None | Some("cgroup"));
     let wanted = wanted(&granted, baseline, &mut missing, &mut notes);
     if !missing.is_empty() {
         return Err(missing.join("; "));
@@ -127,6 +131,7 @@ pub(super) fn plan(
         silence: granted.silence,
         output: granted.output,
         artefacts: granted.artefacts,
+        pids: granted.pids.filter(|_| !has_cgroup),
         vm: differing(wanted, Baseline::of(vm)),
         notes,
     })
@@ -240,6 +245,10 @@ mod tests {
         assert!(error.contains("cpus cannot be limited"), "{error}");
         let plan = make(json!({"memory": "64MiB"}), &bare).unwrap();
         assert_eq!(plan.notes, ["memory is limited by watched"]);
+        let plan = make(json!({"pids": 20}), &bare).unwrap();
+        assert_eq!(plan.pids, Some(20), "the job's own limit");
+        let plan = make(json!({"pids": 20}), &cgroups()).unwrap();
+        assert_eq!(plan.pids, None, "the cgroup's");
         assert!(make(json!({}), &bare).unwrap().notes.is_empty());
     }
 

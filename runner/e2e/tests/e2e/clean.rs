@@ -201,7 +201,7 @@ pub(crate) async fn secrets_are_out_of_reach(stage: &Stage) {
     // The zone's own root, who is not the host's, gets no further.
     let worker = job.runs[0].worker.unwrap().to_string();
     let said = zone_root(stage, &worker, &script);
-    assert_eq!(said, "looked\n");
+    assert_eq!(said, "looked\n", "as the zone's root");
     let client = stage.client().await;
     let none = Some(Duration::ZERO);
     client.stop(&neighbour.to_string(), none).await.unwrap();

@@ -7,6 +7,7 @@ mod many;
 mod npm;
 mod ordinary;
 mod projects;
+mod quickstart;
 mod robust;
 mod verdicts;
 mod wire;
