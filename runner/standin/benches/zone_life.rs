@@ -1,9 +1,15 @@
-//! How long the phases of a zone's life take, seen from outside: each phase
-//! is one spawned `vmadm` or `zlogin`, as the runner would spawn it.
+//! How long the phases of a zone's life take: first with each phase called
+//! in this process, which has one thread; then from outside, each phase one
+//! spawned `vmadm` or `zlogin`, as the runner spawns it.
 //!
 //! `cargo bench -p ntrace-standin -- 100` runs 100 lives (default 50).
+//!
+//! A life is create, roll back (which ends with the zone started), run
+//! `true`, stop, destroy. The probe is what one fsync takes meanwhile.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,27 +19,80 @@ const PAYLOAD: &str = r#"{
     "max_lwps": 500, "quota": 1, "tmpfs": 64
 }"#;
 
-struct Programs {
-    state: PathBuf,
+/// How a phase is run.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Inside,
+    Spawned,
 }
 
-impl Programs {
-    fn run(&self, program: &str, args: &[&str]) -> Duration {
-        let path = match program {
-            "vmadm" => env!("CARGO_BIN_EXE_vmadm"),
-            _ => env!("CARGO_BIN_EXE_zlogin"),
-        };
-        let begin = Instant::now();
-        let output = Command::new(path)
-            .args(args)
-            .env("NTRACE_ZONES", &self.state)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the program was built beside this one");
-        let took = begin.elapsed();
-        assert!(output.status.success(), "{program} {args:?}: {output:?}");
-        took
+fn run(way: Way, program: &str, args: &[&str]) -> Duration {
+    let begin = Instant::now();
+    let is_fine = match way {
+        Way::Inside => {
+            let args: Vec<_> = args.iter().map(ToString::to_string).collect();
+            ntrace_standin::call(program, &args) == Some(0)
+        }
+        Way::Spawned => {
+            let path = match program {
+                "vmadm" => env!("CARGO_BIN_EXE_vmadm"),
+                _ => env!("CARGO_BIN_EXE_zlogin"),
+            };
+            let status = Command::new(path).args(args).status();
+            status.is_ok_and(|status| status.success())
+        }
+    };
+    let took = begin.elapsed();
+    assert!(is_fine, "{program} {args:?} failed");
+    took
+}
+
+/// What one small write with an fsync takes.
+fn probe(state: &Path) -> Duration {
+    let path = state.join("probe");
+    let mut file = File::create(&path).expect("the state is writable");
+    let begin = Instant::now();
+    file.write_all(b"x").expect("the state is writable");
+    file.sync_all().expect("the state can be synced");
+    begin.elapsed()
+}
+
+const PHASES: [&str; 7] = [
+    "create",
+    "roll back and start",
+    "run true",
+    "stop",
+    "destroy",
+    "the whole life",
+    "(probe: one fsync)",
+];
+
+fn lives(way: Way, cycles: usize, state: &Path) -> Vec<Vec<Duration>> {
+    let payload = state.join("payload.json");
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); PHASES.len()];
+    for cycle in 0..=cycles {
+        let id = format!("00000000-0000-4000-8000-{cycle:012}");
+        let text = PAYLOAD.replacen('{', &format!("{{\"uuid\":\"{id}\","), 1);
+        std::fs::write(&payload, text).expect("the state is writable");
+        let file = payload.display().to_string();
+        let id = id.as_str();
+        let create = run(way, "vmadm", &["create", "-f", &file]);
+        run(way, "vmadm", &["create-snapshot", id, "clean"]);
+        let back = run(way, "vmadm", &["rollback-snapshot", id, "clean"]);
+        let exec = run(way, "zlogin", &[id, "/bin/true"]);
+        let stop = run(way, "vmadm", &["stop", "-F", id]);
+        let destroy = run(way, "vmadm", &["delete", id]);
+        let whole = create + back + exec + stop + destroy;
+        // The first makes the image and the helper.
+        if cycle == 0 {
+            continue;
+        }
+        let all = [create, back, exec, stop, destroy, whole, probe(state)];
+        for (list, time) in times.iter_mut().zip(all) {
+            list.push(time);
+        }
     }
+    times
 }
 
 fn main() {
@@ -43,54 +102,45 @@ fn main() {
         .unwrap_or(50);
     let state = std::env::temp_dir()
         .join(format!("ntrace-bench-{}", std::process::id()));
-    let programs = Programs { state: state.clone() };
     std::fs::create_dir_all(&state).expect("the temporary place is writable");
-    let payload = state.join("payload.json");
-    let phases = [
-        "create",
-        "start",
-        "exec",
-        "stop",
-        "rollback",
-        "exec again",
-        "destroy",
-        "create+start+exec+stop+destroy",
-    ];
-    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); phases.len()];
-    for cycle in 0..=cycles {
-        let id = format!("00000000-0000-4000-8000-{cycle:012}");
-        let text = PAYLOAD.replacen('{', &format!("{{\"uuid\":\"{id}\","), 1);
-        std::fs::write(&payload, text).expect("the state is writable");
-        let file = payload.display().to_string();
-        let id = id.as_str();
-        let create = programs.run("vmadm", &["create", "-f", &file]);
-        programs.run("vmadm", &["create-snapshot", id, "clean"]);
-        let start = programs.run("vmadm", &["start", id]);
-        let exec = programs.run("zlogin", &[id, "/bin/true"]);
-        let stop = programs.run("vmadm", &["stop", "-F", id]);
-        // Ends with the zone running: halt, roll back, boot.
-        programs.run("vmadm", &["start", id]);
-        let back = programs.run("vmadm", &["rollback-snapshot", id, "clean"]);
-        let again = programs.run("zlogin", &[id, "/bin/true"]);
-        let destroy = programs.run("vmadm", &["delete", id]);
-        let whole = create + start + exec + stop + destroy;
-        // The first makes the image and the helper.
-        if cycle == 0 {
-            continue;
-        }
-        let all = [create, start, exec, stop, back, again, destroy, whole];
-        for (list, time) in times.iter_mut().zip(all) {
-            list.push(time);
-        }
-    }
-    println!("{:<32} {:>10} {:>10}  ({cycles} cycles)", "", "median", "p95");
-    for (name, list) in phases.iter().zip(&mut times) {
+    // One way a process: the state's place and silence are inherited.
+    let way = match std::env::var("ZONE_LIFE_WAY").as_deref() {
+        Ok("inside") => Way::Inside,
+        Ok(_) => Way::Spawned,
+        Err(_) => return both(cycles),
+    };
+    let mut times = lives(way, cycles, &state);
+    println!("{:<24} {:>10} {:>10}", "", "median", "p95");
+    for (name, list) in PHASES.iter().zip(&mut times) {
         list.sort();
         let at = |share: usize| {
             let index = (list.len() * share / 100).min(list.len() - 1);
             list[index].as_secs_f64() * 1e3
         };
-        println!("{name:<32} {:>7.2} ms {:>7.2} ms", at(50), at(95));
+        println!("{name:<24} {:>7.2} ms {:>7.2} ms", at(50), at(95));
     }
+    // Keepers that are just ending may still write.
     let _ = std::fs::remove_dir_all(&state);
+}
+
+fn both(cycles: usize) {
+    let own = std::env::current_exe().expect("this program has a path");
+    for (way, title) in [
+        ("inside", "each phase called in one process"),
+        ("spawned", "each phase a spawned program"),
+    ] {
+        println!("{title}, {cycles} lives");
+        let zones = std::env::temp_dir()
+            .join(format!("ntrace-zones-{}", std::process::id()));
+        let status = Command::new(&own)
+            .arg(cycles.to_string())
+            .env("ZONE_LIFE_WAY", way)
+            .env("NTRACE_ZONES", &zones)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(status.is_ok_and(|s| s.success()), "{way} failed");
+        let _ = std::fs::remove_dir_all(&zones);
+        println!();
+    }
 }

@@ -205,8 +205,7 @@ impl Keeper {
         if found == self.followed {
             return;
         }
-        let (Ok(manifest), Ok(disk)) =
-            (self.zone.manifest(), self.zone.disk())
+        let (Ok(manifest), Ok(disk)) = (self.zone.manifest(), self.zone.disk())
         else {
             // It is being deleted; we end with it.
             return;

@@ -62,18 +62,22 @@ pub fn run_as(name: &str) -> ExitCode {
 }
 
 fn dispatch(name: &str) -> Option<ExitCode> {
-    let args = || {
-        std::env::args_os()
-            .skip(1)
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect::<Vec<String>>()
-    };
-    let code = match name {
-        "vmadm" => vmadm::main(&args()),
-        "imgadm" => imgadm::main(&args()),
-        "zone-job" => job::main(&args()),
-        "zlogin" => zlogin::main(&args()),
+    let args: Vec<_> = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    call(name, &args).map(ExitCode::from)
+}
+
+/// Runs one of the programs in this process, which must have one thread;
+/// gives its exit status. None: there is no program of that name.
+#[must_use]
+pub fn call(name: &str, args: &[String]) -> Option<u8> {
+    Some(match name {
+        "vmadm" => vmadm::main(args),
+        "imgadm" => imgadm::main(args),
+        "zone-job" => job::main(args),
+        "zlogin" => zlogin::main(args),
         _ => return None,
-    };
-    Some(ExitCode::from(code))
+    })
 }

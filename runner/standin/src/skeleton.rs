@@ -196,13 +196,11 @@ fn list(etc: &Path, at: &Path, found: &mut Vec<(PathBuf, Item)>, depth: u8) {
 }
 
 /// A name for exactly this skeleton: changes when the host's files do.
-fn fingerprint(items: &[(PathBuf, Item)], owner: Owner) -> String {
+fn fingerprint(etc: &Path, owner: Owner) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("1 {owner:?} {}\n", env!("CARGO_PKG_VERSION")));
-    for (path, item) in items {
-        let meta = fs::symlink_metadata(Path::new("/etc").join(path));
-        let stamp = meta.map_or((0, 0, 0), |m| (m.len(), m.mtime(), m.ino()));
-        hash.update(format!("{} {item:?} {stamp:?}\n", path.display()));
+    hash.update(format!("2 {owner:?} {}\n", env!("CARGO_PKG_VERSION")));
+    for name in ETC {
+        stamp(&etc.join(name), &mut hash, 8);
     }
     for name in SYSTEM {
         let path = Path::new("/").join(name);
@@ -213,16 +211,42 @@ fn fingerprint(items: &[(PathBuf, Item)], owner: Owner) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Notes what tells a file or a tree of files from an earlier one. A link
+/// cannot be changed, only replaced, which its directory's time tells; so
+/// the hundreds of links to certificates need not be looked at.
+fn stamp(path: &Path, hash: &mut Sha256, depth: u8) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    let times = (meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino());
+    hash.update(format!("{} {} {times:?}\n", path.display(), meta.mode()));
+    if meta.is_symlink() {
+        hash.update(format!("{:?}\n", fs::read_link(path).ok()));
+    }
+    if !meta.is_dir() || depth == 0 {
+        return;
+    }
+    let Ok(entries) = fs::read_dir(path) else { return };
+    let mut names: Vec<_> = entries
+        .flatten()
+        .filter(|entry| !entry.file_type().is_ok_and(|t| t.is_symlink()))
+        .map(|entry| entry.file_name())
+        .collect();
+    names.sort();
+    for name in names {
+        stamp(&path.join(name), hash, depth - 1);
+    }
+}
+
 /// Makes the skeleton for the host as it is now, if it is not there yet;
 /// gives its directory below that of images.
 pub(crate) fn ensure(place: &Place) -> io::Result<String> {
-    let items = listing(Path::new("/etc"));
-    let print = fingerprint(&items, place.owner);
+    let etc = Path::new("/etc");
+    let print = fingerprint(etc, place.owner);
     let name = format!("{HOST_IMAGE}/{print}");
     let done = place.images().join(&name);
     if done.is_dir() {
         return Ok(name);
     }
+    let items = listing(etc);
     make_dir(&place.images().join(HOST_IMAGE))?;
     let draft = place
         .images()
