@@ -77,6 +77,7 @@ end_process() { # FILE with: pid, start time
 }
 remove_place() { # DIR
     local dir=$1 uuid
+    end_process "$dir/client.pid"
     end_process "$dir/runner.pid"
     end_process "$dir/dispatcher.pid"
     if [ -d "$dir/zones" ] && [ -x "$dir/vmadm" ]; then
@@ -107,6 +108,7 @@ done
 place=$(mktemp -d "$home/run.XXXXXX")
 echo "$$ $(started_at $$)" >"$place/owner.pid"
 # What is started below is known here before it can do anything.
+# shellcheck disable=SC2317  # the trap below calls it
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
@@ -218,7 +220,11 @@ export NTRACE_DISPATCHER=127.0.0.1:$dispatcher
 say "pushing $owner/$name $commit"
 touch "$place/ready"
 status=0
-"$bin/ntrace" push "$owner" "$name" "$commit" --follow || status=$?
+# In the background, so that whoever clears away after us can end it.
+"$bin/ntrace" push "$owner" "$name" "$commit" --follow &
+client=$!
+echo "$client $(started_at $client)" >"$place/client.pid"
+wait "$client" || status=$?
 
 if $keep; then
     cat >&2 <<TXT

@@ -154,9 +154,10 @@ fn every_way(who: Who) {
     let mut child = clone.start(&["--keep"]);
     let home = clone.at("home/qs");
     eventually("a job is pushed", PATIENCE, || {
-        let ready = fs::read_dir(&home).ok()?.flatten();
-        let mut ready = ready.map(|entry| entry.path().join("ready"));
-        let is_ready = ready.any(|path| path.exists());
+        let runs = fs::read_dir(&home).ok()?.flatten();
+        let mut pids = runs.map(|entry| entry.path().join("client.pid"));
+        let is_ready = pids
+            .any(|path| fs::read(path).is_ok_and(|pid| pid.ends_with(b"\n")));
         let has_ended = child.try_wait().unwrap().is_some();
         (is_ready || has_ended).then_some(())
     });
