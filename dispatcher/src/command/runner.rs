@@ -72,8 +72,7 @@ pub(crate) async fn next(conn: &Connection, args: &[Value]) -> Answer {
     let wait = wait.map(|wait| wait.min(MAX_DURATION));
     let (from, worker) = (conn.as_runner(), next.worker);
     let engine = &conn.shared.engine;
-    let asked =
-        engine.ask(|reply| Request::Next { from, worker, wait, reply });
+    let asked = engine.ask(|reply| Request::Next { from, worker, wait, reply });
     // Who will never report gets no work: a runner that was killed leaves a
     // half-closed connection, which is kept while a command is under way.
     let answer = tokio::select! {
