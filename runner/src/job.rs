@@ -69,7 +69,7 @@ pub struct Place<'a> {
 pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
     let Job { assignment, out, stop } = job;
     info!(job = %assignment.id, run = %assignment.run_id, "run begins");
-    let worker = place.worker.uuid().to_string().parse();
+    let worker = place.worker.uuid();
     let mut run = Run {
         place,
         assignment: &assignment,
@@ -78,11 +78,9 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         context,
         usage: Usage::default(),
     };
-    if let Ok(worker) = worker {
-        let place = run.place.vm.ntrace.as_ref().map(place_of);
-        run.out.event(Event::Assigned { worker, place }).await;
-    }
     let own = run.place.vm.ntrace.as_ref();
+    let place = own.map(place_of);
+    run.out.event(Event::Assigned { worker, place }).await;
     for text in own.into_iter().flat_map(|own| own.notes.clone()) {
         run.out.event(Event::Note { text }).await;
     }

@@ -226,16 +226,12 @@ impl Inner {
         uuid: WorkerUuid,
         snapshot: &str,
     ) -> Result<Vm, WireError> {
-        let name = uuid.to_string();
-        let zone = name.parse().map_err(|e: ntrace_zones::BadName| {
-            WireError::invalid("uuid", e.to_string())
-        })?;
         let snapshot: SnapshotName =
             snapshot.parse().map_err(|e: ntrace_zones::BadName| {
                 WireError::invalid("snapshot", e.to_string())
             })?;
         let deadline = Instant::now() + LOOK;
-        let vm = self.driver.vmadm().get(zone, deadline).await;
+        let vm = self.driver.vmadm().get(uuid, deadline).await;
         let vm = vm.map_err(|error| no_vm(uuid, &error))?;
         check_kind(uuid, &vm)?;
         if vm.newer_than(snapshot.as_str()).is_none() {

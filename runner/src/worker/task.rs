@@ -158,8 +158,7 @@ impl Life {
     /// Makes the worker clean. None: it failed, and the pause is over.
     async fn reset(&mut self) -> Option<Clean> {
         let deadline = Instant::now() + TAKE;
-        let uuid = self.task.enrolled.uuid.to_string();
-        let uuid = uuid.parse().expect("both types take the same UUIDs");
+        let uuid = self.task.enrolled.uuid;
         self.apply_reset();
         let Some(worker) = self.task.driver.take(uuid, deadline).await else {
             self.fail("other hands of this runner have it".into(), false).await;

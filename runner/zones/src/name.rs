@@ -8,17 +8,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+pub use ntrace_protocol::WorkerUuid;
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// Not a hyphenated UUID.
-    #[error("{given:?} is not a UUID such as 8-4-4-4-12 hex digits")]
-    Uuid {
-        /// What was given, cut and escaped.
-        given: String,
-    },
     /// Not a snapshot name.
     #[error(
         "{given:?} is not a snapshot name: 1 to 64 of letters, digits and \
@@ -44,49 +38,6 @@ const SHOWN: usize = 80;
 
 fn shown(given: &str) -> String {
     given.chars().take(SHOWN).collect()
-}
-
-/// The UUID of a VM that serves as a worker. Upper case is accepted;
-/// lower case comes out, since vmadm does not fold case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkerUuid(uuid::Uuid);
-
-impl FromStr for WorkerUuid {
-    type Err = BadName;
-
-    fn from_str(given: &str) -> Result<Self, BadName> {
-        let refused = || BadName::Uuid { given: shown(given) };
-        // The uuid crate also takes urn:, braces and bare hex; vmadm does not.
-        if given.len() != 36 {
-            return Err(refused());
-        }
-        let uuid = uuid::Uuid::try_parse(given).map_err(|_| refused())?;
-        Ok(Self(uuid))
-    }
-}
-
-impl fmt::Display for WorkerUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_hyphenated().fmt(f)
-    }
-}
-
-impl Serialize for WorkerUuid {
-    fn serialize<S: serde::Serializer>(
-        &self,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for WorkerUuid {
-    fn deserialize<D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 /// The name of a snapshot, as vmadm takes it.
@@ -162,27 +113,6 @@ impl fmt::Display for UserName {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_upper_case_uuid_comes_out_lower() {
-        let text = "C0FFEE00-1111-4222-8333-444455556666";
-        let uuid: WorkerUuid = text.parse().unwrap();
-        assert_eq!(uuid.to_string(), text.to_lowercase());
-    }
-
-    #[test]
-    fn only_hyphenated_uuids_are_taken() {
-        for bad in [
-            "",
-            "c0ffee00111142228333444455556666",
-            "{c0ffee00-1111-4222-8333-444455556666}",
-            "zzzzzzzz-1111-4222-8333-444455556666",
-            "c0ffee00-1111-4222-8333-44445555666\n",
-            "-0ffee00-1111-4222-8333-444455556666",
-        ] {
-            assert!(bad.parse::<WorkerUuid>().is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn snapshot_names_follow_vmadm_but_never_look_like_an_option() {
