@@ -3,8 +3,8 @@
 #
 #   scripts/check.sh
 #
-# Needs git and the Rust toolchain. What else is there is used as well (node,
-# shellcheck, cargo-nextest); a test whose tool is missing says so loudly.
+# Needs git and the Rust toolchain. What else is there is used as well (nc,
+# node, shellcheck, cargo-nextest); a test without its tool says so loudly.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

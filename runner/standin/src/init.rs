@@ -51,6 +51,9 @@ pub(crate) struct Plan {
 /// Runs process 1; never returns.
 pub(crate) fn run(plan: &Plan, lifeline: OwnedFd, report: &OwnedFd) -> ! {
     sys::close_all_but(&[lifeline.as_raw_fd(), report.as_raw_fd()]);
+    // The keeper's log is a file of the host's: nothing in the zone may reach
+    // it by way of /proc/1/fd.
+    let _ = sys::dup_onto(std::io::stdin().as_fd(), 2);
     if let Err(why) = build(plan, &lifeline, report) {
         give_up(report, &why);
     }

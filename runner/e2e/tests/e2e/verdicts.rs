@@ -308,7 +308,7 @@ async fn limits_of_the_place_are_enforced_or_refused() {
 
 #[tokio::test]
 async fn what_a_worker_or_runner_cannot_give_is_refused() {
-    let setup = Setup::workers(1).runner_args(&["--limit-time", "1h"]);
+    let setup = Setup::workers(1).runner_args(&["--most", "time=1h"]);
     let stage = Stage::start(setup).await;
     for (limits, word) in [
         (json!({"memory": "1TiB"}), "memory"),
