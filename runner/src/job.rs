@@ -154,16 +154,34 @@ impl Run<'_> {
     /// Brings everything in place; nothing of the user's runs yet.
     async fn prepare(&mut self) -> Result<(Plan, Work), Verdict> {
         self.out.event(Event::Phase { phase: Phase::Preparing }).await;
-        let spec = &self.assignment.spec;
-        let refuse = |why: String| Verdict::failed(Reason::Recipe, why);
         let began = Instant::now();
-        let tree = match &spec.source {
+        let tree = match &self.assignment.spec.source {
             Some(source) => Some(self.fetch(source).await?),
             None => None,
         };
-        let mut work = Work::find(spec, tree.as_ref()).await.map_err(refuse)?;
-        work.env.extend(spec.env.clone());
         self.phase("source", began);
+        let began = Instant::now();
+        // The tree goes in while it is read for what to run; a tree in which
+        // nothing is to be run has then gone in for nothing.
+        let (decided, unpacked) = tokio::join!(
+            self.decide(tree.as_ref()),
+            self.unpack(tree.as_ref()),
+        );
+        let decided = decided?;
+        unpacked?;
+        self.phase("unpack", began);
+        Ok(decided)
+    }
+
+    /// What to run, and within which limits.
+    async fn decide(
+        &self,
+        tree: Option<&Tree>,
+    ) -> Result<(Plan, Work), Verdict> {
+        let spec = &self.assignment.spec;
+        let refuse = |why: String| Verdict::failed(Reason::Recipe, why);
+        let mut work = Work::find(spec, tree).await.map_err(refuse)?;
+        work.env.extend(spec.env.clone());
         self.out
             .event(Event::Recipe {
                 setup: work.setup.clone(),
@@ -179,9 +197,6 @@ impl Run<'_> {
             self.out.event(Event::Note { text: text.clone() }).await;
         }
         self.limit(&plan).await?;
-        let began = Instant::now();
-        self.unpack(tree.as_ref()).await?;
-        self.phase("unpack", began);
         Ok((plan, work))
     }
 
