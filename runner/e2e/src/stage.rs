@@ -266,9 +266,12 @@ impl Stage {
             format!("127.0.0.1:{dispatcher}").into(),
             "--data".into(),
             self.dir.path().join("r/data").into(),
-            "--source".into(),
-            self.repos.template().into(),
         ];
+        let mut given = self.runner_args.iter();
+        if !given.any(|arg| arg == "--source") {
+            args.push("--source".into());
+            args.push(self.repos.template().into());
+        }
         args.extend(self.runner_args.iter().map(OsString::from));
         let (runner, port) = listening(&Start {
             name: "runner".to_owned(),
