@@ -77,10 +77,11 @@ pub(super) fn rollback(call: &Call<'_>) -> Outcome {
     }
     let _power = zone.lock(LockKind::Power).map_err(plain)?;
     let now = zone.run().map(|run| run.boot_id);
-    // Somebody else acted on this zone between our look and our turn. One
-    // that came up meanwhile is no matter: it is rolled back all the same.
+    // Somebody else booted this zone between our look and our turn: it is
+    // not ours to halt. One that only went down meanwhile (the command that
+    // halted it was killed, say), or came up, is rolled back all the same.
     let seen = before.run.map(|run| run.boot_id);
-    if seen.is_some() && now != seen {
+    if seen.is_some() && now.is_some() && now != seen {
         return Err(lost(before.state));
     }
     let _config = zone.lock(LockKind::Config).map_err(plain)?;
