@@ -1,0 +1,1 @@
+//! Profiles: the model, its formats, its pictures and differences. No I/O.

@@ -1,0 +1,1 @@
+//! Test beds: a real sshd on loopback.

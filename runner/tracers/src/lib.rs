@@ -1,0 +1,1 @@
+//! Tracers behind one trait.
