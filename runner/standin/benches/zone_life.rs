@@ -5,7 +5,9 @@
 //! `cargo bench -p ntrace-standin -- 100` runs 100 lives (default 50).
 //!
 //! A life is create, roll back (which ends with the zone started), run
-//! `true`, stop, destroy. The probe is what one fsync takes meanwhile.
+//! `true`, stop, destroy. The probe is what one fsync takes meanwhile. The
+//! peer is one run of `true` in bubblewrap, where that is installed, in turns
+//! with the lives: it makes comparable what two machines measured.
 
 use std::fs::File;
 use std::io::Write;
@@ -57,7 +59,22 @@ fn probe(state: &Path) -> Duration {
     begin.elapsed()
 }
 
-const PHASES: [&str; 7] = [
+/// The namespaces of a zone by bubblewrap; 0 where there is none.
+fn peer() -> Duration {
+    let begin = Instant::now();
+    let done = Command::new("bwrap")
+        .args(["--ro-bind", "/", "/", "--unshare-all", "--proc", "/proc"])
+        .args(["--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run"])
+        .arg("/bin/true")
+        .status();
+    if done.is_ok_and(|status| status.success()) {
+        begin.elapsed()
+    } else {
+        Duration::ZERO
+    }
+}
+
+const PHASES: [&str; 8] = [
     "create",
     "roll back and start",
     "run true",
@@ -65,7 +82,12 @@ const PHASES: [&str; 7] = [
     "destroy",
     "the whole life",
     "(probe: one fsync)",
+    "(peer: bubblewrap)",
 ];
+
+/// Where in `PHASES` the whole life and the peer are.
+const WHOLE: usize = 5;
+const PEER: usize = 7;
 
 fn lives(way: Way, cycles: usize, state: &Path) -> Vec<Vec<Duration>> {
     let payload = state.join("payload.json");
@@ -87,7 +109,8 @@ fn lives(way: Way, cycles: usize, state: &Path) -> Vec<Vec<Duration>> {
         if cycle == 0 {
             continue;
         }
-        let all = [create, back, exec, stop, destroy, whole, probe(state)];
+        let probe = probe(state);
+        let all = [create, back, exec, stop, destroy, whole, probe, peer()];
         for (list, time) in times.iter_mut().zip(all) {
             list.push(time);
         }
@@ -118,6 +141,16 @@ fn main() {
             list[index].as_secs_f64() * 1e3
         };
         println!("{name:<24} {:>7.2} ms {:>7.2} ms", at(50), at(95));
+    }
+    let middle = |at: usize| {
+        let list: &Vec<Duration> = &times[at];
+        list[list.len() / 2].as_secs_f64()
+    };
+    if middle(PEER) > 0.0 {
+        let ratio = middle(WHOLE) / middle(PEER);
+        println!("a whole life is {ratio:.2} runs of bubblewrap");
+    } else {
+        println!("SKIPPED: no peer, bubblewrap is not installed");
     }
     // Keepers that are just ending may still write.
     let _ = std::fs::remove_dir_all(&state);

@@ -10,6 +10,9 @@ use std::path::Path;
 pub(crate) enum Keep {
     /// A crash of the machine: synced before the rename and after it.
     Machine,
+    /// As above, but a crash soon after may bring the old content back: for
+    /// changes whose old content is as good.
+    Either,
     /// The death of a process: renamed into place, not synced.
     Process,
 }
@@ -29,7 +32,7 @@ pub(crate) fn replace(
         .mode(0o600)
         .open(&draft)?;
     file.write_all(content)?;
-    if keep == Keep::Machine {
+    if keep != Keep::Process {
         file.sync_data()?;
     }
     drop(file);

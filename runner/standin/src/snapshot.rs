@@ -131,14 +131,21 @@ pub(crate) fn rollback(
     let back = disk
         .rolled_back(name)
         .ok_or_else(|| ZoneError::Gone(zone.id.clone()))?;
-    zone.save_disk(&back)?;
+    let needed = back.needed();
+    let dropped: Vec<&str> =
+        disk.needed().into_iter().filter(|id| !needed.contains(id)).collect();
+    // Where no layer goes, the old state is as good after a crash: its
+    // generation was in use and is dropped then.
+    if dropped.is_empty() && disk.snapshots.len() == back.snapshots.len() {
+        zone.save_disk_lazily(&back)?;
+    } else {
+        zone.save_disk(&back)?;
+    }
     let old = zone.generation(disk.generation);
     trash::discard(&zone.place, &old).map_err(layer(&old))?;
-    for id in disk.needed() {
-        if !back.needed().contains(&id) {
-            let path = zone.place.layers().join(id);
-            trash::discard(&zone.place, &path).map_err(layer(&path))?;
-        }
+    for id in dropped {
+        let path = zone.place.layers().join(id);
+        trash::discard(&zone.place, &path).map_err(layer(&path))?;
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ use crate::sys::{self, Forked};
 /// Below this much free space deleting is not left to later.
 const PRESSURE: u64 = 1 << 30;
 
+/// How often the trash is emptied in one go while more comes in.
+const ROUNDS: u32 = 100;
+
 /// Directories deeper than this are moved up before they are emptied, so
 /// that depth costs no descriptors.
 const DEPTH: usize = 64;
@@ -38,8 +41,11 @@ pub(crate) fn discard(place: &Place, path: &Path) -> io::Result<()> {
 /// Starts deleting the trash behind our back, or does it here and now if
 /// the disk is nearly full.
 pub(crate) fn purge_behind(place: &Place) {
-    let Ok(mut entries) = fs::read_dir(place.trash()) else { return };
-    if !entries.any(|e| e.is_ok_and(|e| e.file_name() != ".lock")) {
+    if is_empty(place) {
+        return;
+    }
+    // Who deletes already looks again before it ends.
+    if lock(place).is_none() {
         return;
     }
     let free = rustix::fs::statvfs(place.trash())
@@ -73,22 +79,35 @@ pub(crate) fn purge_behind(place: &Place) {
 }
 
 /// Deletes all that is in the trash, unless another does.
+///
+/// Looks once more after it let the lock go: who came with something and
+/// found the lock taken relies on that.
 fn purge(place: &Place) {
-    let path = place.trash().join(".lock");
-    let options = File::options().create(true).append(true).open(path);
-    let Ok(lock) = options else { return };
-    let exclusive = FlockOperation::NonBlockingLockExclusive;
-    if rustix::fs::flock(&lock, exclusive).is_err() {
-        return;
-    }
-    // What comes in while we work is taken in the next round.
-    for _ in 0..100 {
+    for _ in 0..ROUNDS {
+        let Some(held) = lock(place) else { return };
         let Ok(trash) = open_dir(CWD, &place.trash()) else { return };
-        match empty(&trash, &trash, 0, &|name| name == b".lock") {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+        if empty(&trash, &trash, 0, &|name| name == b".lock").is_err() {
+            return;
+        }
+        drop(held);
+        if is_empty(place) {
+            return;
         }
     }
+}
+
+/// Whether nothing waits to be deleted.
+fn is_empty(place: &Place) -> bool {
+    let Ok(mut entries) = fs::read_dir(place.trash()) else { return true };
+    !entries.any(|e| e.is_ok_and(|e| e.file_name() != ".lock"))
+}
+
+/// The right to delete, unless another has it.
+fn lock(place: &Place) -> Option<File> {
+    let path = place.trash().join(".lock");
+    let file = File::options().create(true).append(true).open(path).ok()?;
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&file, exclusive).ok().map(|()| file)
 }
 
 fn open_dir<Fd: AsFd>(at: Fd, name: &Path) -> rustix::io::Result<OwnedFd> {

@@ -417,6 +417,15 @@ impl Zone {
         self.save("state.json", disk, Keep::Machine)
     }
 
+    /// Changes it so that a crash of the machine leaves the old state or the
+    /// new one; the caller keeps all that the old one names.
+    pub(crate) fn save_disk_lazily(
+        &self,
+        disk: &Disk,
+    ) -> Result<(), ZoneError> {
+        self.save("state.json", disk, Keep::Either)
+    }
+
     /// The present boot as recorded, dead or alive.
     pub(crate) fn recorded_run(&self) -> Option<Run> {
         self.load("run.json").ok().flatten()

@@ -106,7 +106,6 @@ pub(super) fn create(call: &Call<'_>) -> Outcome {
         let _lock = zone.lock(LockKind::Power).map_err(plain)?;
         boot(&zone)?;
     }
-    trash::purge_behind(&call.place);
     Ok(Done::message(format!("Successfully created VM {id}")))
 }
 

@@ -8,7 +8,6 @@ use crate::boot;
 use crate::clock;
 use crate::halt;
 use crate::sys;
-use crate::trash;
 use crate::zone::{LockKind, Zone, ZoneError};
 
 /// Any error of a zone's files as a failure of the command.
@@ -86,7 +85,6 @@ pub(super) fn start(call: &Call<'_>) -> Outcome {
         }
     }
     timed_out(&zone, "start")?;
-    trash::purge_behind(&call.place);
     Ok(Done::message(format!("Successfully started VM {uuid}")))
 }
 
