@@ -18,14 +18,18 @@ use crate::zone::Means;
 /// Controllers that a zone uses, where there are any.
 const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "cpuacct"];
 
+/// A group for perf events that a tracer may make, and that whoever enters
+/// the zone then enters too; there is none while nobody traces.
+const TRACE: &str = "trace";
+
 /// How long an emptied cgroup may take to become removable.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
 
 /// One cgroup of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Group {
-    /// A v1 controller, `unified` (v2 without controllers, beside v1), or
-    /// `v2` (with controllers; has `init` and `job` below).
+    /// A v1 controller, `unified` (v2 without controllers, beside v1), `v2`
+    /// (with controllers; has `init` and `job` below), or [`TRACE`].
     pub kind: String,
     /// Its directory.
     pub path: PathBuf,
@@ -170,6 +174,7 @@ impl Cgroups {
             }
         }
         made.forget_bystander();
+        made.name_trace_group(id, &hierarchies(&mountinfo));
         let means = made.limit(limits);
         (made, means)
     }
@@ -188,6 +193,35 @@ impl Cgroups {
             }
             !is_bystander
         });
+    }
+
+    /// Says where a tracer may make a group for perf events: where that
+    /// controller is, in v1 or, if there is none, in v2.
+    fn name_trace_group(&mut self, id: &ZoneId, all: &[Hierarchy]) {
+        let is_perf = |hierarchy: &&Hierarchy| {
+            let names = hierarchy.v1.as_ref();
+            names.is_some_and(|names| names.iter().any(|n| n == "perf_event"))
+        };
+        let found = all
+            .iter()
+            .find(is_perf)
+            .or_else(|| all.iter().find(|hierarchy| hierarchy.v1.is_none()));
+        let Some(found) = found else { return };
+        let taken = |g: &Group| g.kind == "v2" || g.kind == "unified";
+        if found.v1.is_none() && self.groups.iter().any(taken) {
+            // The zone is in a group of this hierarchy already.
+            return;
+        }
+        let path = found.mount.join(parent_name());
+        if make_parents(&found.mount, &path).is_ok() {
+            self.add(TRACE, path.join(id.as_str()));
+        }
+    }
+
+    /// The group of perf events, which may have to be made.
+    pub(crate) fn trace_group(&self) -> Option<PathBuf> {
+        let beside = self.path(TRACE).or_else(|| self.path("unified"));
+        beside.map(Path::to_owned).or_else(|| self.job())
     }
 
     fn add(&mut self, kind: &str, path: PathBuf) {
@@ -270,6 +304,12 @@ impl Cgroups {
                 ("v2", Part::Init) => group.path.join("init/cgroup.procs"),
                 ("v2", Part::Job) => group.path.join("job/cgroup.procs"),
                 ("unified", _) => group.path.join("cgroup.procs"),
+                (TRACE, _) => {
+                    // Nobody traces, or the zone cannot be traced this way:
+                    // no reason to stay out.
+                    let _ = write(&group.path.join("cgroup.procs"), 0);
+                    continue;
+                }
                 _ => group.path.join("tasks"),
             };
             write(&door, 0)?;

@@ -75,7 +75,15 @@ pub(crate) struct Entry<'a> {
     pub stdio: [OwnedFd; 3],
     /// Greatest number of processes, where nothing better holds them.
     pub processes: Option<u64>,
+    /// A tracer that waits for the program.
+    pub tracer: Option<OwnedFd>,
 }
+
+/// Under which number a program finds its tracer.
+const TRACER_FD: i32 = 3;
+
+/// Tells zone-job the number of the descriptor that leads to its tracer.
+pub(crate) const TRACER: &str = "NTRACE_TRACER";
 
 /// Starts a program in a zone; gives its pid, a child of this process.
 pub(crate) fn enter(entry: Entry<'_>) -> io::Result<i32> {
@@ -117,7 +125,9 @@ fn cross(entry: &Entry<'_>, init: &OwnedFd, words: &OwnedFd) -> io::Error {
         for (fd, number) in entry.stdio.iter().zip(0..) {
             sys::dup_onto(fd.as_fd(), number)?;
         }
-        sys::close_all_but(&[init.as_raw_fd(), words.as_raw_fd()]);
+        let mut keep = vec![init.as_raw_fd(), words.as_raw_fd()];
+        keep.extend(entry.tracer.as_ref().map(AsRawFd::as_raw_fd));
+        sys::close_all_but(&keep);
         let mut spaces = libc::CLONE_NEWUSER
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWPID
@@ -150,7 +160,11 @@ fn inside(entry: &Entry<'_>, term: Option<String>) -> ! {
         eprintln!("zlogin: cannot {what}: {error}");
         sys::exit_now(code)
     };
-    sys::close_all_but(&[]);
+    let tracer = entry.tracer.as_ref().and_then(|tracer| {
+        sys::dup_onto(tracer.as_fd(), TRACER_FD).ok()?;
+        Some(TRACER_FD)
+    });
+    sys::close_all_but(tracer.as_slice());
     sys::set_dumpable(false);
     let _ = rustix::process::setsid();
     sys::reset_signals();
@@ -172,7 +186,8 @@ fn inside(entry: &Entry<'_>, term: Option<String>) -> ! {
     let _ = rustix::process::chdir(account.home.as_str())
         .or_else(|_| rustix::process::chdir("/"));
     let (path, argv) = arguments(&entry.command, &account);
-    let env = environment(&account, term);
+    let mut env = environment(&account, term);
+    env.extend(tracer.map(|number| text(format!("{TRACER}={number}"))));
     let error = sys::exec(&path, &argv, &env);
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     fail(&format!("run {}", path.to_string_lossy()), &error, code)

@@ -10,6 +10,7 @@ mod collect;
 mod glob;
 mod processes;
 mod program;
+mod tracer;
 mod unpack;
 
 use std::io::{BufRead, Read, Write};

@@ -150,6 +150,48 @@ pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Takes a descriptor over that this process was given under a number; it
+/// will not survive exec.
+pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let done = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    check(i64::from(done))?;
+    // SAFETY: it is open, and by the contract of this function nobody else
+    // in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// perf_event_open(2) on the calling process and one processor, with the
+/// attributes as raw bytes, whose length they carry.
+pub(crate) fn perf_event_open(
+    attr: &mut [u8],
+    cpu: u32,
+) -> io::Result<OwnedFd> {
+    // PERF_ATTR_SIZE_VER0; the kernel reads as much as the field says.
+    const SIZE_MIN: usize = 64;
+    let told = attr.get(4..8).map(|b| [b[0], b[1], b[2], b[3]]);
+    let told = told.map_or(0, u32::from_ne_bytes) as usize;
+    if told != attr.len() || told < SIZE_MIN {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: the kernel reads `told` bytes, which are there, and writes at
+    // most the size field.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attr.as_mut_ptr(),
+            0,
+            cpu,
+            -1,
+            // PERF_FLAG_FD_CLOEXEC
+            8_u64,
+        )
+    };
+    let fd = check(fd)?;
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Makes `to` a copy of `from` that survives exec.
 pub(crate) fn dup_onto(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     if from.as_raw_fd() == to {
@@ -157,7 +199,7 @@ pub(crate) fn dup_onto(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
         let done = unsafe { libc::fcntl(to, libc::F_SETFD, 0) };
         return check(i64::from(done)).map(drop);
     }
-    // SAFETY: takes no pointers; `to` is one of 0, 1, 2 at every caller.
+    // SAFETY: takes no pointers; `to` is one of 0 to 3 at every caller.
     check(i64::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
 }
 

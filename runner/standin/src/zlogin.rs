@@ -3,11 +3,13 @@
 //! Its exit status is that of the command, 0 if a signal ended it: this is
 //! what the original does, and its users must not be led to expect more.
 
+use std::fs::File;
 use std::io::IsTerminal;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::clock;
 use crate::enter::{self, Command, Entry};
@@ -146,9 +148,33 @@ fn login(options: &Options) -> Result<u8, String> {
         command: Command::of(&options.words),
         stdio: [stdin, stdout, stderr],
         processes: process_limit(&zone, &run),
+        tracer: tracer(&zone, options),
     })
     .map_err(enter)?;
     Ok(attend(pid, &mut pumps, &signals))
+}
+
+/// A way to the tracer that listens for the job's program, if one does. Only
+/// the helper that runs it is given the way, and it keeps it from the job.
+fn tracer(zone: &Zone, options: &Options) -> Option<OwnedFd> {
+    if options.words != ["/native/zone-job", "run"] {
+        return None;
+    }
+    let dir = File::open(zone.dir()).ok()?;
+    let path = zone.tracer_socket();
+    let name = path.file_name()?.to_str()?;
+    // A socket's path has little room: this one is always short.
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    let address = SocketAddrUnix::new(path).ok()?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .ok()?;
+    rustix::net::connect(&socket, &address).ok()?;
+    Some(socket)
 }
 
 /// The limit on processes, if it is each process that must carry it.
@@ -161,8 +187,7 @@ fn process_limit(zone: &Zone, run: &Run) -> Option<u64> {
 }
 
 fn null() -> std::io::Result<OwnedFd> {
-    let file =
-        std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let file = File::options().read(true).write(true).open("/dev/null")?;
     Ok(file.into())
 }
 

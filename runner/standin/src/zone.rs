@@ -314,6 +314,12 @@ impl Zone {
         self.place.zone(&self.id)
     }
 
+    /// Where a tracer listens that wants the job's first process to open
+    /// its events.
+    pub(crate) fn tracer_socket(&self) -> PathBuf {
+        self.dir().join("tracer")
+    }
+
     /// The directory of a generation.
     pub(crate) fn generation(&self, number: u64) -> PathBuf {
         self.dir().join(format!("gen-{number}"))

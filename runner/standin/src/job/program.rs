@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::tracer::Tracer;
 use super::{Nonce, close_stdin, failed};
 use crate::identity::Account;
 use crate::signals;
@@ -101,9 +102,10 @@ pub(super) fn run(header: &Header) -> Value {
         return failed("cannot make a pipe");
     };
     close_stdin();
+    let tracer = Tracer::waiting();
     let pid = match sys::fork() {
         Ok(Forked::Child) => {
-            let (step, error) = launch(header, &ready, &trouble_end);
+            let (step, error) = launch(header, &ready, &trouble_end, tracer);
             let code = error.raw_os_error().unwrap_or(libc::EIO);
             let text = format!("{code} {step}");
             let _ = rustix::io::write(&trouble_end, text.as_bytes());
@@ -112,7 +114,7 @@ pub(super) fn run(header: &Header) -> Value {
         Ok(Forked::Parent(pid)) => pid,
         Err(error) => return failed(format!("cannot fork: {error}")),
     };
-    drop(trouble_end);
+    drop((trouble_end, tracer));
     // Ends at once when exec closes the other side.
     let text = super::read_all(trouble);
     let ended = match sys::wait_child(pid, true) {
@@ -154,10 +156,16 @@ fn launch(
     header: &Header,
     ready: &Ready,
     trouble: &OwnedFd,
+    tracer: Option<Tracer>,
 ) -> (String, io::Error) {
     let set_up = || -> Result<(), (&str, io::Error)> {
         let _ = rustix::process::setsid();
-        sys::close_all_but(&[trouble.as_raw_fd()]);
+        let mut keep = vec![trouble.as_raw_fd()];
+        keep.extend(tracer.as_ref().map(AsRawFd::as_raw_fd));
+        sys::close_all_but(&keep);
+        if let Some(tracer) = tracer {
+            tracer.serve();
+        }
         give_output(&ready.account);
         sys::umask(0o022);
         let core =

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::cgroup::Cgroups;
 use crate::clock;
 use crate::faults::{Fault, Faults};
 use crate::usage::Usage;
@@ -93,6 +94,7 @@ impl View {
 }
 
 fn own(zone: &Zone, run: &Run, generation: u64) -> Value {
+    let cgroups = Cgroups { groups: run.cgroups.clone() };
     json!({
         "generation": generation,
         "boot_id": run.boot_id,
@@ -102,6 +104,10 @@ fn own(zone: &Zone, run: &Run, generation: u64) -> Value {
         "limits": run.limits,
         "notes": run.notes,
         "usage": Usage::current(zone, run).shown(),
+        "trace": {
+            "group": cgroups.trace_group(),
+            "socket": zone.tracer_socket(),
+        },
     })
 }
 
