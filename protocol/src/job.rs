@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::WireError;
 use crate::id::{JobId, Lease, RunId, WorkerUuid};
-use crate::name::{Label, RunnerName};
+use crate::name::{Commit, Label, RunnerName};
 use crate::spec::Source;
 use crate::text::quote;
+use crate::trace::TraceSummary;
 use crate::unit::Timestamp;
 
 /// Where a job is in its life.
@@ -328,6 +329,12 @@ pub struct RunView {
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// What became of its trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceSummary>,
+    /// The commits before the one that it ran, as the repository has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Commit>,
     /// What is to be known about this run: weaker limits, where the command
     /// came from, gaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

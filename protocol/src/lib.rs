@@ -8,7 +8,7 @@
 //! fixed table of what may be asked; [`name`], [`id`] and [`unit`] are the
 //! small validated values; [`spec`] is what a user asks for; [`job`] and
 //! [`worker`] are the states with their tables of legal moves; [`report`] is
-//! what a runner sends back.
+//! what a runner sends back, [`trace`] what became of a run's trace.
 
 pub mod codec;
 pub mod command;
@@ -22,6 +22,7 @@ pub mod report;
 pub mod runner;
 pub mod spec;
 pub mod text;
+pub mod trace;
 pub mod unit;
 pub mod worker;
 
@@ -34,6 +35,7 @@ pub use message::{Answer, Message, Request};
 pub use name::{Commit, Label, Owner, Repo, RunnerName};
 pub use report::{Data, Report, Stream};
 pub use spec::{JobSpec, Source};
+pub use trace::{TraceOptions, TraceSummary};
 pub use unit::Timestamp;
 pub use worker::WorkerState;
 

@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 
 use crate::id::{JobId, Lease, RunId, WorkerUuid};
 use crate::job::{Exit, Reason, Usage};
+use crate::name::Commit;
+use crate::trace::{TraceSummary, Tracer};
 use crate::unit::Timestamp;
 
 /// Which stream of a run.
@@ -245,6 +247,35 @@ pub enum Event {
         /// Its processes: pid, ppid, state, wchan, args, rss.
         processes: Vec<Value>,
     },
+    /// What the evidence comes to.
+    EvidenceSummary {
+        /// The place where it hangs, in a sentence.
+        sentence: String,
+        /// The artefacts that hold the rest.
+        #[serde(default)]
+        artefacts: Vec<String>,
+    },
+    /// The source is here; which commits come before it.
+    Source {
+        /// Its parents, the first one first; at most [`MAX_PARENTS`].
+        #[serde(default)]
+        parents: Vec<Commit>,
+    },
+    /// A tracer looks at the run from here on.
+    TraceStarted {
+        /// Which.
+        tracer: Tracer,
+        /// Samples a second.
+        hz: u32,
+        /// Which repetition this is, from 1.
+        #[serde(default = "first")]
+        repetition: u32,
+    },
+    /// There is no trace, or no more of it.
+    TraceFailed {
+        /// Why, in a sentence.
+        why: String,
+    },
     /// Something to be known.
     Note {
         /// A sentence.
@@ -253,6 +284,13 @@ pub enum Event {
     /// What a newer runner may say.
     #[serde(other)]
     Other,
+}
+
+/// The most parents that are told of a commit.
+pub const MAX_PARENTS: usize = 16;
+
+fn first() -> u32 {
+    1
 }
 
 /// How a run ended, as the runner sees it.
@@ -300,6 +338,9 @@ pub struct End {
     /// What the run used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// What became of its trace; absent if it came to no run of the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceSummary>,
     /// The highest number of each other stream.
     #[serde(default)]
     pub last: Acked,
@@ -347,6 +388,7 @@ mod tests {
             sentence: None,
             exit: Some(Exit::Code { code: 3 }),
             usage: None,
+            trace: None,
             last: Acked::from([(Stream::Stdout, 2)]),
         };
         assert_eq!(

@@ -10,6 +10,7 @@ use crate::id::JobId;
 use crate::limits::Limits;
 use crate::name::{Commit, Label, Owner, Repo};
 use crate::text::quote;
+use crate::trace::{MAX_HZ, MAX_REPEAT, TraceOptions};
 
 /// How often a lost run is repeated unless the caller says otherwise.
 pub const DEFAULT_RETRY: u32 = 2;
@@ -35,27 +36,6 @@ pub struct Source {
     pub commit: Commit,
 }
 
-/// What is to be traced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Trace {
-    /// `cpu` or `none`.
-    pub profile: Profile,
-    /// Samples a second; the runner's default if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hz: Option<u32>,
-}
-
-/// The kind of profile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Profile {
-    /// Where processor time goes.
-    Cpu,
-    /// Nothing is traced.
-    None,
-}
-
 /// A whole job as it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -77,7 +57,7 @@ pub struct JobSpec {
     pub env: BTreeMap<String, String>,
     /// What is to be traced; the repository's own wish if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<Trace>,
+    pub trace: Option<TraceOptions>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -347,12 +327,16 @@ pub fn check_env_name(name: &str) -> Result<(), WireError> {
     ))
 }
 
-fn trace(value: &Value) -> Result<Trace, WireError> {
+fn trace(value: &Value) -> Result<TraceOptions, WireError> {
     let refuse = || {
         WireError::invalid(
             "trace",
-            "trace must be \"cpu\", \"none\", or {\"profile\":\"cpu\",\
-             \"hz\":99} with hz from 1 to 10000",
+            format!(
+                "trace must be \"cpu\", \"none\", or an object like \
+                 {{\"profile\":\"cpu\",\"hz\":99,\"repeat\":8,\
+                 \"syscalls\":true,\"tracer\":\"sample\"}} with hz from 1 \
+                 to {MAX_HZ} and repeat from 1 to {MAX_REPEAT}"
+            ),
         )
     };
     let value = match value {
@@ -361,11 +345,12 @@ fn trace(value: &Value) -> Result<Trace, WireError> {
         Value::String(profile) => serde_json::json!({"profile": profile}),
         other => other.clone(),
     };
-    let trace: Trace = serde_json::from_value(value).map_err(|_| refuse())?;
-    match trace.hz {
-        Some(hz) if !(1..=10_000).contains(&hz) => Err(refuse()),
-        _ => Ok(trace),
-    }
+    let trace: TraceOptions =
+        serde_json::from_value(value).map_err(|_| refuse())?;
+    trace
+        .check()
+        .map_err(|e| WireError::invalid("trace", format!("trace: {e}")))?;
+    Ok(trace)
 }
 
 /// Reads a list of labels.
@@ -540,6 +525,11 @@ mod tests {
             (json!(["a", "b", SHA, {"labels": "x"}]), "labels"),
             (json!(["a", "b", SHA, {"labels": ["-x"]}]), "labels"),
             (json!(["a", "b", SHA, {"trace": {"hz": 0}}]), "trace"),
+            (json!(["a", "b", SHA, {"trace": {"repeat": 51}}]), "trace"),
+            (json!(["a", "b", SHA, {"trace": {"hertz": 9}}]), "trace"),
+            (json!(["a", "b", SHA, {"trace": {"tracer": "x"}}]), "trace"),
+            (json!(["a", "b", SHA, {"trace": [9]}]), "trace"),
+            (json!(["a", "b", SHA, {"trace": "gpu"}]), "trace"),
             (json!(["a", "b", SHA, {"limits": {"time": 1}}]), "limits.time"),
             (json!([{"after": SHA}]), "owner"),
         ] {

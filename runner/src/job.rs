@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ntrace_client::Backoff;
-use ntrace_protocol::report::{End, EndTag, Event, Outcome, Phase};
+use ntrace_protocol::report::{
+    End, EndTag, Event, MAX_PARENTS, Outcome, Phase,
+};
 use ntrace_protocol::runner::Assignment;
 use ntrace_protocol::{Reason, Source, Usage};
 use ntrace_source::{Cache, CommitId, Repository, SourceError, Tree};
@@ -103,6 +105,7 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         sentence: verdict.sentence,
         exit: verdict.exit,
         usage: Some(usage),
+        trace: None,
         last: BTreeMap::new(),
     })
     .await;
@@ -163,14 +166,30 @@ impl Run<'_> {
         let began = Instant::now();
         // The tree goes in while it is read for what to run; a tree in which
         // nothing is to be run has then gone in for nothing.
-        let (decided, unpacked) = tokio::join!(
+        let (decided, unpacked, ()) = tokio::join!(
             self.decide(tree.as_ref()),
             self.unpack(tree.as_ref()),
+            self.tell_parents(tree.as_ref()),
         );
         let decided = decided?;
         unpacked?;
         self.phase("unpack", began);
         Ok(decided)
+    }
+
+    /// Says which commits come before this one, so that whoever compares
+    /// runs needs no repository. Not to know it harms no run.
+    async fn tell_parents(&self, tree: Option<&Tree>) {
+        let Some(tree) = tree else { return };
+        let parents = match tree.parents(MAX_PARENTS).await {
+            Ok(parents) => parents,
+            Err(error) => {
+                warn!(error = chain(&error), "cannot read a commit's parents");
+                return;
+            }
+        };
+        let parents = parents.iter().filter_map(|id| id.as_str().parse().ok());
+        self.out.event(Event::Source { parents: parents.collect() }).await;
     }
 
     /// What to run, and within which limits.

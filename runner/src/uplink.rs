@@ -260,6 +260,7 @@ fn lost(reason: Reason, sentence: &str) -> End {
         sentence: Some(sentence.to_owned()),
         exit: None,
         usage: None,
+        trace: None,
         last: BTreeMap::new(),
     }
 }

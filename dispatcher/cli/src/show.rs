@@ -327,6 +327,23 @@ pub(crate) fn event(event: &Event) -> Option<String> {
             let each: Vec<_> = each.collect();
             format!("its processes before the end: {}", each.join("; "))
         }
+        Event::EvidenceSummary { sentence, artefacts } => {
+            match artefacts.is_empty() {
+                true => format!("evidence: {sentence}"),
+                false => format!(
+                    "evidence: {sentence}; the rest is in {}",
+                    artefacts.join(", ")
+                ),
+            }
+        }
+        Event::Source { .. } => return None,
+        Event::TraceStarted { tracer, hz, repetition: 0 | 1 } => {
+            format!("traced by {tracer} at {hz} Hz")
+        }
+        Event::TraceStarted { tracer, hz, repetition } => {
+            format!("repetition {repetition}, traced by {tracer} at {hz} Hz")
+        }
+        Event::TraceFailed { why } => format!("no trace: {why}"),
         Event::Note { text } => text.clone(),
         Event::Other => return None,
     };

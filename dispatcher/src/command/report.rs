@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 use ntrace_protocol::report::{
-    Acked, Data, End, Event, Outcome, Report, Stream,
+    Acked, Data, End, Event, MAX_PARENTS, Outcome, Report, Stream,
 };
 use ntrace_protocol::runner::Held;
 use ntrace_protocol::text::escape;
 use ntrace_protocol::{
-    Exit, JobId, JobState, Lease, RunId, Timestamp, WireError,
+    Exit, JobId, JobState, Lease, RunId, Timestamp, TraceSummary, WireError,
 };
 use ntrace_store::{AfterLoss, AppendError, LossFacts, Progress, RunError};
 use serde_json::{Map, Value, json};
@@ -187,6 +187,7 @@ fn read_end(data: &Data) -> Result<End, WireError> {
         end.exit = Some(Exit::Code { code: 0 });
     }
     end.sentence = end.sentence.map(|text| short(&text));
+    end.trace = end.trace.map(TraceSummary::bounded);
     Ok(end)
 }
 
@@ -361,8 +362,19 @@ fn step(data: &Data) -> Option<Progress> {
                  lists them",
             processes.len()
         )))),
+        Event::EvidenceSummary { sentence, .. } => {
+            Some(Progress::Note(short(&format!("evidence: {sentence}"))))
+        }
+        Event::Source { mut parents } => {
+            parents.truncate(MAX_PARENTS);
+            Some(Progress::Parents(parents))
+        }
         Event::Note { text } => Some(Progress::Note(short(&text))),
-        Event::Setup { .. } | Event::Other => None,
+        // The verdict sums up the trace.
+        Event::Setup { .. }
+        | Event::TraceStarted { .. }
+        | Event::TraceFailed { .. }
+        | Event::Other => None,
     }
 }
 

@@ -202,8 +202,8 @@ fn push(
     }
     let source = job.spec.source.as_ref();
     let insert = "INSERT INTO jobs
-        (id, state, priority, submitted, owner, repo, spec)
-        VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6)";
+        (id, state, priority, submitted, owner, repo, hash, spec)
+        VALUES (?1, 'queued', ?2, ?3, ?4, ?5, ?6, ?7)";
     tx.sql
         .prepare_cached(insert)
         .map_err(Fault::from)?
@@ -213,6 +213,7 @@ fn push(
             int(job.submitted.0),
             source.map(|s| s.owner.as_str()),
             source.map(|s| s.repo.as_str()),
+            source.map(|s| s.commit.as_str()),
             spec,
         ])
         .map_err(Fault::from)?;
@@ -375,7 +376,7 @@ fn position(
 
 fn runs(sql: &Connection, job: i64) -> Result<Vec<RunView>, Fault> {
     let text = "SELECT id, runner, worker, lease, state, reason, sentence,
-        times, exit, usage, notes FROM runs WHERE job = ?1 ORDER BY attempt";
+        times, exit, usage, notes, trace, parents FROM runs WHERE job = ?1 ORDER BY attempt";
     let mut query = sql.prepare_cached(text)?;
     let mut rows = query.query([job])?;
     let mut runs = Vec::new();
@@ -406,6 +407,8 @@ fn run_of(row: &Row<'_>) -> Result<RunView, Fault> {
         exit: row::maybe_json(row.get(8)?, "exit")?,
         usage: row::maybe_json(row.get(9)?, "usage")?,
         notes: row::from_json(&row.get::<_, String>(10)?, "notes")?,
+        trace: row::maybe_json(row.get(11)?, "trace")?,
+        parents: row::maybe_json(row.get(12)?, "parents")?.unwrap_or_default(),
     })
 }
 

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use ntrace_protocol::job::JobEvent;
 use ntrace_protocol::report::{Acked, End, Outcome, Phase};
 use ntrace_protocol::{
-    JobId, JobSpec, JobState, Lease, Reason, RunId, RunnerName, Timestamp,
-    WorkerUuid,
+    Commit, JobId, JobSpec, JobState, Lease, Reason, RunId, RunnerName,
+    Timestamp, WorkerUuid,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -140,6 +140,8 @@ pub enum Progress {
     Worker(WorkerUuid),
     /// It came into this phase.
     Phase(Phase),
+    /// These commits come before the one that it runs.
+    Parents(Vec<Commit>),
     /// Something to be known about it.
     Note(String),
 }

@@ -83,6 +83,14 @@ impl Live {
                 Ok(())
             }
             Progress::Phase(phase) => self.enter(tx, *phase, at),
+            Progress::Parents(parents) => {
+                let text = "UPDATE runs SET parents = ?2 WHERE id = ?1";
+                let run = &self.run.as_bytes()[..];
+                tx.sql
+                    .prepare_cached(text)?
+                    .execute(params![run, row::to_json(parents)])?;
+                Ok(())
+            }
             Progress::Note(note) => self.note(tx, note),
         }
     }
@@ -265,8 +273,10 @@ impl Live {
         self.times.insert(over.run_state.to_owned(), over.at);
         let exit = over.end.and_then(|end| end.exit.as_ref());
         let usage = over.end.and_then(|end| end.usage.as_ref());
+        let trace = over.end.and_then(|end| end.trace.as_ref());
         let text = "UPDATE runs SET state = ?2, reason = ?3, sentence = ?4,
-            times = ?5, exit = ?6, usage = ?7, acked = ?8 WHERE id = ?1";
+            times = ?5, exit = ?6, usage = ?7, acked = ?8, trace = ?9
+            WHERE id = ?1";
         tx.sql.prepare_cached(text)?.execute(params![
             &self.run.as_bytes()[..],
             over.run_state,
@@ -276,6 +286,7 @@ impl Live {
             exit.map(row::to_json),
             usage.map(row::to_json),
             row::to_json(over.acked),
+            trace.map(row::to_json),
         ])?;
         Ok(())
     }

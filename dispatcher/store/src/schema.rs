@@ -74,6 +74,15 @@ const MIGRATIONS: &[&str] = &[
     -- Jobs whose rows are gone and whose files are still to be removed.
     CREATE TABLE removed (job BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
     ",
+    // 2: traces, and which commit comes before which.
+    "
+    ALTER TABLE runs ADD COLUMN trace TEXT;
+    ALTER TABLE runs ADD COLUMN parents TEXT;
+    ALTER TABLE jobs ADD COLUMN hash TEXT;
+    UPDATE jobs SET hash = json_extract(spec, '$.source.commit')
+        WHERE repo IS NOT NULL;
+    CREATE INDEX jobs_hash ON jobs (hash, seq) WHERE hash IS NOT NULL;
+    ",
 ];
 
 /// Why a database cannot be brought to the present version.
@@ -128,6 +137,25 @@ pub(crate) fn migrate(db: &mut Connection) -> Result<(), SchemaError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jobs_of_the_first_version_are_found_by_their_commit() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.execute_batch(MIGRATIONS[0]).unwrap();
+        db.pragma_update(None, "user_version", 1).unwrap();
+        let spec = r#"{"source":{"owner":"o","repo":"r","commit":"c0"}}"#;
+        let text = "INSERT INTO jobs (id, state, priority, submitted, repo,
+            spec) VALUES (?1, 'done', 0, 0, ?2, ?3)";
+        db.execute(text, (b"1", Some("r"), spec)).unwrap();
+        db.execute(text, (b"2", None::<&str>, "{}")).unwrap();
+        migrate(&mut db).unwrap();
+        let text = "SELECT count(*), max(hash) FROM jobs
+            WHERE hash IS NOT NULL";
+        let found: (u32, String) = db
+            .query_row(text, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(found, (1, "c0".to_owned()));
+    }
 
     #[test]
     fn a_newer_file_is_refused_and_the_same_one_is_left_alone() {

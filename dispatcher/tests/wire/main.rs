@@ -8,3 +8,4 @@ mod output;
 mod people;
 mod runners;
 mod support;
+mod traces;

@@ -18,8 +18,6 @@ pub use cache::{Cache, Config, OpenError};
 pub use error::SourceError;
 pub use git::GitError;
 pub use name::{BadName, CommitId, Repository};
-pub use recipe::{
-    Overrides, Profile, Recipe, RecipeError, Root, RootError, Trace,
-};
+pub use recipe::{Overrides, Recipe, RecipeError, Root, RootError};
 pub use template::{BadTemplate, Scheme, Template};
 pub use tree::{Archive, Entry, Kind, ReadError, Tree};

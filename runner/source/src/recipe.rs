@@ -9,13 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ntrace_protocol::TraceOptions;
+
 use crate::tree::{Entry, Kind, ReadError, Tree};
 
 mod file;
 mod make;
 mod package;
-
-pub use file::{Profile, Trace};
 
 /// The longest file that is read for a recipe.
 const LONGEST: usize = 1 << 20;
@@ -56,7 +56,7 @@ pub struct Recipe {
     /// Globs of files to keep.
     pub artefacts: Vec<String>,
     /// How to trace the run.
-    pub trace: Trace,
+    pub trace: TraceOptions,
     /// Where all of this comes from, as a sentence for people.
     pub origin: String,
 }

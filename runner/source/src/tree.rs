@@ -24,6 +24,8 @@ use crate::name::CommitId;
 
 /// The most that a listing of one directory may take.
 const LISTING: usize = 16 << 20;
+/// The most that a commit may take, its message included.
+const COMMIT: usize = 1 << 20;
 /// How much of an archive is read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -176,6 +178,21 @@ impl Tree {
         }
     }
 
+    /// The commits before this one, as the commit itself says, the first one
+    /// first and no more than `most`. They need not be in the cache.
+    ///
+    /// # Errors
+    /// When the commit cannot be read.
+    pub async fn parents(
+        &self,
+        most: usize,
+    ) -> Result<Vec<CommitId>, ReadError> {
+        let args = ["cat-file", "commit", self.commit.as_str()];
+        let text = self.run(&args, COMMIT).await;
+        let text = text.map_err(|e| self.failed(e))?;
+        Ok(parents_of(&text, most))
+    }
+
     /// The bytes of an entry of [`Tree::list_root`]; None when it is no
     /// regular file.
     ///
@@ -301,6 +318,18 @@ impl Packing {
         self.slot.mirror.distrust();
         Err(io::Error::other(self.running.failed(status, &said)))
     }
+}
+
+/// The parents in the head of a commit. What the author wrote comes after
+/// the first empty line, and is no head.
+fn parents_of(commit: &[u8], most: usize) -> Vec<CommitId> {
+    commit
+        .split(|b| *b == b'\n')
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix(b"parent "))
+        .filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok())
+        .take(most)
+        .collect()
 }
 
 /// `100644 blob <id>\t<name>`.

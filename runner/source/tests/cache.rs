@@ -181,6 +181,31 @@ async fn the_parent_comes_along() {
 }
 
 #[tokio::test]
+async fn the_parents_are_told_and_no_message_forges_one() {
+    let place = Place::new();
+    let made = place.repository("o", "r");
+    made.write("a", "1");
+    let first = made.commit();
+    let forged = format!("x\n\nparent {}\n", "a".repeat(40));
+    made.git(&["commit", "-q", "--allow-empty", "-m", &forged]);
+    let second = made.git(&["rev-parse", "HEAD"]).trim().parse().unwrap();
+    made.git(&["checkout", "-q", "-b", "side", first.as_str()]);
+    made.git(&["commit", "-q", "--allow-empty", "-m", "side"]);
+    let side: CommitId =
+        made.git(&["rev-parse", "HEAD"]).trim().parse().unwrap();
+    made.git(&["merge", "-q", "--no-ff", "-m", "both", "main"]);
+    let merge: CommitId =
+        made.git(&["rev-parse", "HEAD"]).trim().parse().unwrap();
+    let parents = async |of: &CommitId, most| {
+        place.ensure(of).await.unwrap().parents(most).await.unwrap()
+    };
+    assert_eq!(parents(&first, 16).await, []);
+    assert_eq!(parents(&second, 16).await, vec![first.clone()]);
+    assert_eq!(parents(&merge, 16).await, [side.clone(), second]);
+    assert_eq!(parents(&merge, 1).await, [side]);
+}
+
+#[tokio::test]
 async fn a_commit_that_no_branch_reaches_is_found_by_its_id() {
     let place = Place::new();
     let made = place.repository("o", "r");

@@ -38,6 +38,7 @@ fn end() -> End {
         sentence: None,
         exit: None,
         usage: None,
+        trace: None,
         last: Acked::new(),
     }
 }

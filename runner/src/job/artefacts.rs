@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use ntrace_protocol::text::quote;
+use ntrace_protocol::trace::is_reserved;
 use ntrace_zones::{Collect, Inside};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -76,7 +78,14 @@ async fn upload(tar: mpsc::Receiver<Bytes>, out: &RunOut) -> Vec<String> {
     let unpacking = tokio::task::spawn_blocking(move || split(reader, &sender));
     let mut notes = Vec::new();
     while let Some(Leaving { name, bytes }) = files.recv().await {
-        if let Err(error) = out.artefact(&name, bytes).await {
+        if is_reserved(&name) {
+            // What is there is the runner's word, not the job's.
+            notes.push(format!(
+                "artefact {} is left out: names under trace/ and evidence/ \
+                 are the runner's own",
+                quote(&name)
+            ));
+        } else if let Err(error) = out.artefact(&name, bytes).await {
             notes.push(format!("artefact {name}: {}", chain(&error)));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ntrace_protocol::{JobSpec, Limits};
+use ntrace_protocol::{JobSpec, Limits, TraceOptions};
 use ntrace_source::{Overrides, Recipe, Root, Tree};
 
 use super::chain;
@@ -21,6 +21,8 @@ pub(super) struct Work {
     pub(super) env: BTreeMap<String, String>,
     /// Limits that the tree wishes.
     pub(super) limits: Limits,
+    /// How the tree wishes to be traced.
+    pub(super) trace: TraceOptions,
     /// Globs of files to keep.
     pub(super) artefacts: Vec<String>,
     /// Where all of this comes from, in words.
@@ -57,6 +59,7 @@ impl Work {
                 silence: recipe.silence,
                 ..Limits::default()
             },
+            trace: recipe.trace,
             artefacts: recipe.artefacts,
             origin: recipe.origin,
         })
@@ -70,6 +73,7 @@ impl Work {
             argv,
             env: BTreeMap::new(),
             limits: Limits::default(),
+            trace: TraceOptions::default(),
             artefacts: Vec::new(),
             origin: "the submitted command".to_owned(),
         }

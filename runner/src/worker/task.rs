@@ -370,6 +370,7 @@ async fn give_back(job: Job, why: &str) {
         sentence: Some(why.to_owned()),
         exit: None,
         usage: None,
+        trace: None,
         last: std::collections::BTreeMap::new(),
     };
     job.out.end(end).await;

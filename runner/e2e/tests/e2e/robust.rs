@@ -152,6 +152,7 @@ fn end(run: &Assignment, outcome: Outcome, last: &[(Stream, u64)]) -> Report {
         sentence: None,
         exit: Some(Exit::Code { code: 0 }),
         usage: None,
+        trace: None,
         last: last.iter().copied().collect(),
     };
     report(run, Stream::Control, 1, Data::from_event(&end))

@@ -3,35 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ntrace_protocol::TraceOptions;
+use ntrace_protocol::trace::{BadTrace, Profile, Tracer};
 use serde::Deserialize;
 
 use super::RecipeError;
 
 pub(super) const NAME: &str = ".ntrace.toml";
 
-/// Sampling faster than this costs more than it shows.
-const MOST_HZ: u32 = 5000;
 /// More globs than this are no list that somebody wrote.
 const MOST_ARTEFACTS: usize = 100;
-
-/// What is traced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Profile {
-    /// Stacks of what is on a processor.
-    Cpu,
-    /// Nothing.
-    None,
-}
-
-/// How a run is traced; what is None is the runner's choice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Trace {
-    /// What.
-    pub profile: Option<Profile>,
-    /// How often a second.
-    pub hz: Option<u32>,
-}
 
 /// The file, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +24,7 @@ pub(super) struct File {
     pub(super) setup_timeout: Option<Duration>,
     pub(super) silence: Option<Duration>,
     pub(super) artefacts: Vec<String>,
-    pub(super) trace: Trace,
+    pub(super) trace: TraceOptions,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +53,9 @@ struct Job {
 struct WrittenTrace {
     profile: Option<Profile>,
     hz: Option<toml::Spanned<u32>>,
+    repeat: Option<toml::Spanned<u32>>,
+    syscalls: Option<bool>,
+    tracer: Option<toml::Spanned<Tracer>>,
 }
 
 /// Reads the file.
@@ -90,7 +74,7 @@ pub(super) fn parse(text: &str) -> Result<File, RecipeError> {
         silence: reader.duration(job.silence)?,
         artefacts: reader.artefacts(job.artefacts)?,
         env: reader.env(job.env)?,
-        trace: Trace { profile: trace.profile, hz: reader.hz(trace.hz)? },
+        trace: reader.trace(&trace)?,
     })
 }
 
@@ -193,16 +177,25 @@ impl Reader<'_> {
             .collect())
     }
 
-    fn hz(
+    fn trace(
         &self,
-        value: Option<toml::Spanned<u32>>,
-    ) -> Result<Option<u32>, RecipeError> {
-        match value {
-            Some(value) if !(1..=MOST_HZ).contains(value.get_ref()) => {
-                let why = format!("hz is from 1 to {MOST_HZ}");
-                Err(self.refuse(&value, &why))
-            }
-            value => Ok(value.map(toml::Spanned::into_inner)),
-        }
+        written: &WrittenTrace,
+    ) -> Result<TraceOptions, RecipeError> {
+        let WrittenTrace { profile, hz, repeat, syscalls, tracer } = written;
+        let options = TraceOptions {
+            profile: *profile,
+            hz: hz.as_ref().map(|value| *value.get_ref()),
+            repeat: repeat.as_ref().map(|value| *value.get_ref()),
+            syscalls: *syscalls,
+            tracer: tracer.as_ref().map(|value| *value.get_ref()),
+        };
+        let Err(error) = options.check() else { return Ok(options) };
+        let span = match error {
+            BadTrace::Hz => hz.as_ref().map(toml::Spanned::span),
+            BadTrace::Repeat => repeat.as_ref().map(toml::Spanned::span),
+            BadTrace::Tracer => tracer.as_ref().map(toml::Spanned::span),
+        };
+        let at = span.map_or(0, |span| span.start);
+        Err(bad(self.text, at, &error.to_string()))
     }
 }

@@ -1,3 +1,5 @@
+use ntrace_protocol::trace::{Profile, Tracer};
+
 use super::*;
 
 const LOCK: (&str, &str) = ("package-lock.json", "{}");
@@ -131,6 +133,9 @@ NODE_ENV = "test"
 [trace]
 profile = "cpu"
 hz = 99
+repeat = 8
+syscalls = true
+tracer = "sample"
 "#;
     let recipe =
         check(&[(".ntrace.toml", text)], Some("npm ci"), "npm run benchmark");
@@ -141,6 +146,9 @@ hz = 99
     assert_eq!(recipe.env["NODE_ENV"], "test");
     assert_eq!(recipe.trace.profile, Some(Profile::Cpu));
     assert_eq!(recipe.trace.hz, Some(99));
+    assert_eq!(recipe.trace.repeat, Some(8));
+    assert_eq!(recipe.trace.syscalls, Some(true));
+    assert_eq!(recipe.trace.tracer, Some(Tracer::Sample));
     assert_eq!(recipe.origin, ".ntrace.toml");
 }
 
@@ -173,6 +181,10 @@ fn a_bad_file_is_refused_with_the_line() {
         ("[trace]\nhz = 0\n", "line 2"),
         ("[trace]\nhz = 1000000\n", "line 2"),
         ("[trace]\nprofile = \"all\"\n", "line 2"),
+        ("[trace]\nhz = 9\nrepeat = 0\n", "line 3"),
+        ("[trace]\nrepeat = 51\n", "line 2"),
+        ("[trace]\n\ntracer = \"strace\"\n", "line 3"),
+        ("[trace]\nsyscalls = 1\n", "line 2"),
         ("[job\n", "line 1"),
         ("\n\n= \n", "line 3"),
     ] {
