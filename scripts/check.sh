@@ -18,7 +18,12 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 
 step "shell scripts"
 if command -v shellcheck >/dev/null; then
-    git ls-files '*.sh' '.ci/run' | xargs -r shellcheck
+    # Those without an ending are known by their first line.
+    {
+        git ls-files '*.sh'
+        git grep -lIE '^#!.*/(env )?(ba|k|da)?sh( |$)' -- scripts .ci
+    } | sort -u | xargs -r shellcheck
+    shellcheck scripts/smartos/gate-calls
 else
     echo "SKIPPED: shellcheck is not installed"
 fi

@@ -24,7 +24,7 @@ use crate::spec::{Directory, JobSpec};
 
 mod glob;
 mod native;
-mod shell;
+pub(crate) mod shell;
 
 /// What of a side stream is kept for a message.
 const KEEP: usize = 16 << 10;

@@ -11,6 +11,7 @@ mod class;
 mod command;
 mod door;
 mod flow;
+mod gate;
 mod inside;
 mod marker;
 mod name;
@@ -29,6 +30,7 @@ pub use carrier::{
 pub use class::{Class, Remedy, classify};
 pub use command::{Command, Exit, Program};
 pub use door::{Captured, CommandError, Failure, Output, run as run_command};
+pub use gate::gate_calls;
 pub use inside::{
     Collect, Collected, Collecting, Inside, InsideError, Kind, ProcessInfo,
     Signal,

@@ -40,6 +40,10 @@ const SERVICES: &str = "/usr/bin/svcs -H -o state \
 /// Read by the zone's shell: a constant.
 const WHY: &str = "/usr/bin/svcs -xv";
 
+/// The constant questions, each with a name.
+pub(crate) const QUESTIONS: [(&str, &str); 3] =
+    [("probe", LOOK), ("services", SERVICES), ("why", WHY)];
+
 /// Why a zone is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {

@@ -121,15 +121,50 @@ ps -e -o pid= -o ppid= -o s= -o rss= -o args=
 say "{\"code\":$?}"
 "#;
 
-/// One constant argument for the zone's shell, whichever that is.
-fn argument(parts: &[&str]) -> String {
-    format!("exec /bin/sh -c {}", single(&parts.concat()))
+/// The scripts: all that is ever run this way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Script {
+    Run,
+    Unpack,
+    List,
+    Pack,
+    Kill,
+    Ps,
 }
 
-fn call(parts: &[&str], lines: &[&str]) -> Call {
+impl Script {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Run, Self::Unpack, Self::List, Self::Pack, Self::Kill, Self::Ps];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Unpack => "unpack",
+            Self::List => "list",
+            Self::Pack => "pack",
+            Self::Kill => "kill",
+            Self::Ps => "ps",
+        }
+    }
+
+    /// One constant argument for the zone's shell, whichever that is.
+    pub(crate) fn argument(self) -> String {
+        let parts: &[&str] = match self {
+            Self::Run => &[START, USER, DIR, RUN],
+            Self::Unpack => &[START, USER, UNPACK],
+            Self::List => &[START, USER, DIR, LIST],
+            Self::Pack => &[START, USER, DIR, PACK],
+            Self::Kill => &[START, USER, KILL],
+            Self::Ps => &[START, PS],
+        };
+        format!("exec /bin/sh -c {}", single(&parts.concat()))
+    }
+}
+
+fn call(script: Script, lines: &[&str]) -> Call {
     let mut head = lines.join("\n");
     head.push('\n');
-    Call { args: vec![argument(parts)], head: head.into() }
+    Call { args: vec![script.argument()], head: head.into() }
 }
 
 pub(super) fn run(nonce: &Nonce, spec: &JobSpec) -> Result<Call, InsideError> {
@@ -141,7 +176,7 @@ pub(super) fn run(nonce: &Nonce, spec: &JobSpec) -> Result<Call, InsideError> {
     let script = script(spec);
     let count = script.matches('\n').count().to_string();
     let Call { args, head } = call(
-        &[START, USER, DIR, RUN],
+        Script::Run,
         &[nonce.as_str(), spec.user.as_str(), spec.cwd.as_str(), &count],
     );
     let head: Bytes = [&head[..], script.as_bytes()].concat().into();
@@ -173,31 +208,31 @@ fn script(spec: &JobSpec) -> String {
 
 pub(super) fn unpack(nonce: &Nonce, user: &UserName, dir: &Directory) -> Call {
     call(
-        &[START, USER, UNPACK],
+        Script::Unpack,
         &[nonce.as_str(), user.as_str(), dir.as_str(), dir.as_str()],
     )
 }
 
 pub(super) fn list(nonce: &Nonce, user: &UserName, dir: &Directory) -> Call {
     call(
-        &[START, USER, DIR, LIST],
+        Script::List,
         &[nonce.as_str(), user.as_str(), dir.as_str(), dir.as_str()],
     )
 }
 
 pub(super) fn pack(nonce: &Nonce, user: &UserName, dir: &Directory) -> Call {
     call(
-        &[START, USER, DIR, PACK],
+        Script::Pack,
         &[nonce.as_str(), user.as_str(), dir.as_str(), dir.as_str()],
     )
 }
 
 pub(super) fn kill(nonce: &Nonce, user: &UserName, signal: Signal) -> Call {
-    call(&[START, USER, KILL], &[nonce.as_str(), user.as_str(), signal.name()])
+    call(Script::Kill, &[nonce.as_str(), user.as_str(), signal.name()])
 }
 
 pub(super) fn ps(nonce: &Nonce) -> Call {
-    call(&[START, PS], &[nonce.as_str()])
+    call(Script::Ps, &[nonce.as_str()])
 }
 
 /// Files that were picked to be taken out.
