@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 /// The shortest time after which a waiting worker is made clean again.
 const RESET_LEAST: Duration = Duration::from_secs(10);
 
-const EXAMPLES: &str = "\
+/// Shown below the help.
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   ntrace-runner
       workers of this machine, the dispatcher at 127.0.0.1:9181
@@ -25,6 +26,8 @@ Examples:
       workers of a SmartOS machine
   ntrace-runner --source 'file:///srv/git/{owner}/{repo}.git'
       commits from bare repositories of this machine
+  ntrace-runner check
+      what is missing here, and the command that mends it
   printf '[\"workers\",[],1]\\n' | nc -N localhost 9182
       what it is doing";
 

@@ -3,8 +3,10 @@
 //!
 //! Inward are [`worker`] and [`job`], outward [`uplink`] and [`control`];
 //! they meet at [`workers::Workers`] and [`uplink::Job`], and [`run`] joins
-//! them.
+//! them. Beside it [`check`] says what a runner would miss.
 
+pub mod check;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod job;
@@ -13,5 +15,6 @@ pub mod uplink;
 pub mod worker;
 pub mod workers;
 
+pub use cli::Cli;
 pub use config::Config;
 pub use run::run;

@@ -159,7 +159,8 @@ async fn roster(config: &Config, data: &Path) -> anyhow::Result<Roster> {
     Ok(Roster::new(roster_config, driver, Context { sources, policy }))
 }
 
-async fn carrier(config: &Config) -> anyhow::Result<Carrier> {
+/// The way to the global zone.
+pub(crate) async fn carrier(config: &Config) -> anyhow::Result<Carrier> {
     let address = match &config.global_zone {
         GlobalZone::Local => None,
         GlobalZone::Ssh(address) => Some(address.clone()),

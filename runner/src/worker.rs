@@ -8,4 +8,5 @@ mod machine;
 mod roster;
 mod task;
 
+pub(crate) use enrolled::enrolled;
 pub use roster::{Roster, RosterConfig, RosterError};

@@ -49,6 +49,8 @@ pub(crate) async fn stats(conn: &Connection) -> Answer {
     let uptime = shared.began.elapsed().as_millis();
     let now = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        // For whoever wants to know whether the clocks agree.
+        "now": crate::clock::now(),
         "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
         "queued": counts.queued.load(Ordering::Relaxed),
         "runs": load.leases,

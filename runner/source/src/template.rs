@@ -5,6 +5,7 @@
 //! could take for something else.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::name::Repository;
@@ -139,6 +140,16 @@ impl Template {
         self.scheme
     }
 
+    /// For repositories of this machine: the directory that all of them
+    /// have in common.
+    #[must_use]
+    pub fn local_root(&self) -> Option<PathBuf> {
+        let path = self.text.strip_prefix("file://")?;
+        let (fixed, _) = path.split_once('{')?;
+        let (root, _) = fixed.rsplit_once('/')?;
+        Some(if root.is_empty() { "/".into() } else { root.into() })
+    }
+
     /// The URL of one repository. May hold credentials: not for messages.
     pub(crate) fn url(&self, repository: &Repository) -> String {
         self.text.replacen("{owner}", repository.owner(), 1).replacen(
@@ -188,6 +199,16 @@ pub(crate) fn masked(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_repositories_have_a_directory_in_common() {
+        let root = |text: &str| text.parse::<Template>().unwrap().local_root();
+        let of = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(root("file:///srv/git/{owner}/{repo}.git"), of("/srv/git"));
+        assert_eq!(root("file:///srv/g-{owner}/{repo}"), of("/srv"));
+        assert_eq!(root("file:///{owner}/{repo}"), of("/"));
+        assert_eq!(root("https://h/{owner}/{repo}"), None);
+    }
 
     #[test]
     fn a_template_makes_urls() {

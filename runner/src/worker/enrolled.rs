@@ -29,6 +29,17 @@ pub(super) struct Enrolled {
     pub(super) baseline: Option<Baseline>,
 }
 
+/// Who is enrolled in a data directory, and the snapshot of each.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn enrolled(
+    data: &Path,
+) -> Result<Vec<(WorkerUuid, String)>, EnrolledError> {
+    let all = EnrolledFile::new(data).load()?;
+    Ok(all.into_iter().map(|one| (one.uuid, one.snapshot)).collect())
+}
+
 /// Why the file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolledError {

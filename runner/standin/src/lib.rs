@@ -12,6 +12,7 @@
 
 mod boot;
 mod cgroup;
+mod check;
 mod clock;
 mod copy;
 mod durable;
@@ -76,6 +77,7 @@ pub fn call(name: &str, args: &[String]) -> Option<u8> {
     Some(match name {
         "vmadm" => vmadm::main(args),
         "imgadm" => imgadm::main(args),
+        "zone-check" => check::main(),
         "zone-job" => job::main(args),
         "zlogin" => zlogin::main(args),
         _ => return None,
