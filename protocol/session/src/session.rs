@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct Config {
     /// Requests that are run at once; while there are so many, nothing more
     /// is read.
     pub max_open: usize,
+    /// Bytes of the lines of these requests together; likewise.
+    pub max_open_bytes: usize,
     /// Bytes on their way to the peer; whoever has more for it waits.
     pub outbox: usize,
     /// A peer that takes nothing for so long is cut off; likewise one that
@@ -56,6 +59,7 @@ impl Default for Config {
         Self {
             max_line: MAX_LINE,
             max_open: 256,
+            max_open_bytes: 8 * 1024 * 1024,
             outbox: 1024 * 1024,
             stall: Duration::from_secs(60),
         }
@@ -120,6 +124,8 @@ pub fn spawn<S: Service>(
         service,
         peer: peer.clone(),
         open: FuturesUnordered::new(),
+        open_bytes: Arc::default(),
+        line: 0,
         config,
     };
     let task = tokio::spawn(session.run(writing));
@@ -150,6 +156,10 @@ struct Session<S> {
     service: Arc<S>,
     peer: Peer,
     open: FuturesUnordered<Open>,
+    /// Bytes of the lines that are open.
+    open_bytes: Arc<AtomicUsize>,
+    /// Bytes of the line that was decoded last.
+    line: usize,
     config: Config,
 }
 
@@ -229,18 +239,27 @@ impl<S: Service> Session<S> {
 
     /// Runs one line of what has been read. False: there is none.
     async fn decode(&mut self) -> Result<bool, ReadEnd> {
-        while self.open.len() >= self.config.max_open {
+        while self.is_full() {
             tokio::select! {
                 () = self.peer.closed() => return Err(ReadEnd::Over),
                 _ = self.open.next() => {}
             }
         }
+        let before = self.buffer.len();
         let decoded = self.codec.decode(&mut self.buffer);
+        self.line = before - self.buffer.len();
         let Some(decoded) = decoded.map_err(|_| ReadEnd::Over)? else {
             return Ok(false);
         };
         self.take(decoded)?;
         Ok(true)
+    }
+
+    /// Whether nothing more is to be begun until something has ended.
+    fn is_full(&self) -> bool {
+        let bytes = self.open_bytes.load(Relaxed);
+        self.open.len() >= self.config.max_open
+            || !self.open.is_empty() && bytes >= self.config.max_open_bytes
     }
 
     /// The peer half-closed: a last line may lack its end.
@@ -293,7 +312,9 @@ impl<S: Service> Session<S> {
         id: RawId,
     ) {
         let peer = self.peer.clone();
+        let weight = Weight::new(&self.open_bytes, self.line);
         let mut open: Open = Box::pin(async move {
+            let _weight = weight;
             let outcome = running.await;
             if !id.is_notice() {
                 peer.answer(&outcome, &id).await;
@@ -329,6 +350,25 @@ impl<S: Service> Session<S> {
                 }
             }
         }
+    }
+}
+
+/// What an open request holds of the bytes that may be open.
+struct Weight {
+    bytes: usize,
+    of: Arc<AtomicUsize>,
+}
+
+impl Weight {
+    fn new(of: &Arc<AtomicUsize>, bytes: usize) -> Self {
+        of.fetch_add(bytes, Relaxed);
+        Self { bytes, of: of.clone() }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Relaxed);
     }
 }
 

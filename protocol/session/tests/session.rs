@@ -270,3 +270,31 @@ async fn a_peer_that_refuses_the_connection_says_why() {
         timeout(DEADLINE, peer.ended_sending()).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn long_lines_that_are_open_hold_back_the_next() {
+    let config = Config { max_open_bytes: 8000, ..Config::default() };
+    let addr = serve(config).await;
+    let long = "x".repeat(6000);
+    let lines = format!(
+        "[\"gate\",[\"{long}\"],\"a\"]\n[\"gate\",[\"{long}\"],\"b\"]\n\
+         [\"echo\",[],\"c\"]\n"
+    );
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(lines.as_bytes()).await.unwrap();
+    let mut first = String::new();
+    let mut reader = BufReader::new(&mut stream);
+    // The gates may not wait yet when they are opened the first time.
+    let first = timeout(DEADLINE, async {
+        loop {
+            nc(addr, b"[\"open\",[],1]\n").await;
+            let read = reader.read_line(&mut first);
+            if timeout(Duration::from_millis(20), read).await.is_ok() {
+                return first;
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert_ne!(first, "[[null],\"c\"]\n");
+}

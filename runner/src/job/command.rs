@@ -100,6 +100,8 @@ struct Progress {
     kept: AtomicU64,
     /// Bytes cut off, of stdout and of stderr.
     cut: [AtomicU64; 2],
+    /// Bytes that our own disk did not take, likewise.
+    lost: [AtomicU64; 2],
 }
 
 impl Progress {
@@ -109,6 +111,7 @@ impl Progress {
             last_ms: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             cut: Default::default(),
+            lost: Default::default(),
         }
     }
 
@@ -131,6 +134,10 @@ impl Progress {
 
     fn cut_of(&self, stream: Stream) -> &AtomicU64 {
         &self.cut[usize::from(stream == Stream::Stderr)]
+    }
+
+    fn lost_of(&self, stream: Stream) -> &AtomicU64 {
+        &self.lost[usize::from(stream == Stream::Stderr)]
     }
 }
 
@@ -190,17 +197,23 @@ async fn pump(
         if let Err(error) = out.output(stream, chunk).await {
             // The run goes on; what is lost is said.
             warn!(error = chain(&error), "output could not be kept");
-            progress.cut_of(stream).fetch_add(length.min(room), Relaxed);
+            progress.lost_of(stream).fetch_add(length.min(room), Relaxed);
         }
     }
 }
 
 async fn report_gaps(progress: &Progress, out: &RunOut) {
     for stream in [Stream::Stdout, Stream::Stderr] {
-        let bytes = progress.cut_of(stream).load(Relaxed);
-        if bytes > 0 {
-            let why = "the limit of output was reached".to_owned();
-            out.event(Event::Gap { stream, bytes, why }).await;
+        let gaps = [
+            (progress.cut_of(stream), "the limit of output was reached"),
+            (progress.lost_of(stream), "the runner's disk did not take it"),
+        ];
+        for (count, why) in gaps {
+            let bytes = count.load(Relaxed);
+            if bytes > 0 {
+                let why = why.to_owned();
+                out.event(Event::Gap { stream, bytes, why }).await;
+            }
         }
     }
 }
