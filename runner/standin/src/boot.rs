@@ -13,6 +13,7 @@ use crate::clock::Deadline;
 use crate::faults::{Fault, Faults};
 use crate::init::Plan;
 use crate::keeper::{self, Order};
+use crate::mdata;
 use crate::mounts::{Bind, Layout};
 use crate::native;
 use crate::place::Place;
@@ -55,7 +56,7 @@ fn prepare(path: &Path) -> impl FnOnce(io::Error) -> BootError {
 /// Boots a zone that is down. The caller holds its power lock.
 pub(crate) fn boot(zone: &Zone) -> Result<(), BootError> {
     let mut faults = Faults::of(zone);
-    if faults.take(&Fault::BootFail) {
+    if faults.take(Fault::BootFail) {
         return Err(BootError::Refused("boot was made to fail".to_owned()));
     }
     if let Some(hang) = faults.take_seconds("boot", "hang") {
@@ -109,6 +110,13 @@ fn layout(zone: &Zone, disk: &Disk, spec: &Spec) -> Result<Layout, BootError> {
     binds.push(Bind {
         source: native,
         target: PathBuf::from("native"),
+        read_only: true,
+    });
+    let control =
+        mdata::agent::control_dir(zone).map_err(prepare(&zone.dir()))?;
+    binds.push(Bind {
+        source: control,
+        target: PathBuf::from(mdata::CONTROL),
         read_only: true,
     });
     binds.extend(spec.filesystems.iter().map(|lofs| Bind {

@@ -17,7 +17,7 @@ use crate::zone::Run;
 
 /// What root's programs find in PATH.
 const ROOT_PATH: &str =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/native";
 
 /// What everybody else's find.
 const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin";

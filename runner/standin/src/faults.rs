@@ -1,5 +1,6 @@
 //! Fault switches for tests: a file `faults` in a zone's directory, one
-//! switch a line, and one in the state root for all (`vminfod=down`).
+//! switch a line, and one in the state root for all zones (`vminfod=down`,
+//! `provision=timeout`). docs/zones.md has the table.
 //!
 //! `boot=fail*2` applies twice and then clears itself.
 
@@ -26,8 +27,12 @@ pub(crate) enum Fault {
     EventTimeout,
     /// vmadm dies between halt and rollback.
     KillBetween,
-    /// The zone shows as stuck in `down`.
+    /// The zone shows as stuck in `down`, and halting it fails.
     StuckDown,
+    /// The same in `shutting_down`.
+    StuckShuttingDown,
+    /// A new zone does not come to the end of its first boot.
+    ProvisionTimeout,
     /// Nothing answers.
     VminfodDown,
 }
@@ -42,6 +47,8 @@ impl Fault {
             Fault::EventTimeout => "event=timeout",
             Fault::KillBetween => "kill=between",
             Fault::StuckDown => "stuck=down",
+            Fault::StuckShuttingDown => "stuck=shutting_down",
+            Fault::ProvisionTimeout => "provision=timeout",
             Fault::VminfodDown => "vminfod=down",
         }
     }
@@ -71,8 +78,13 @@ impl Faults {
         Faults { dir: dir.to_owned(), lines: lines.collect() }
     }
 
+    /// Whether a switch is set; counts nothing down.
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.lines.iter().any(|line| split(line).0 == fault.text())
+    }
+
     /// Whether a switch applies now; one that counts is counted down.
-    pub(crate) fn take(&mut self, fault: &Fault) -> bool {
+    pub(crate) fn take(&mut self, fault: Fault) -> bool {
         self.use_up(|name| name == fault.text()).is_some()
     }
 
@@ -89,12 +101,9 @@ impl Faults {
     }
 
     fn use_up(&mut self, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let split = |line: &str| match line.split_once('*') {
-            Some((name, times)) => (name.to_owned(), times.parse::<u32>().ok()),
-            None => (line.to_owned(), None),
-        };
-        let at = self.lines.iter().position(|line| wanted(&split(line).0))?;
+        let at = self.lines.iter().position(|line| wanted(split(line).0))?;
         let (name, times) = split(&self.lines[at]);
+        let name = name.to_owned();
         if let Some(times) = times {
             match times {
                 0 | 1 => drop(self.lines.remove(at)),
@@ -112,6 +121,14 @@ impl Faults {
     }
 }
 
+/// A line as a switch and how often it is to apply.
+fn split(line: &str) -> (&str, Option<u32>) {
+    match line.split_once('*') {
+        Some((name, times)) => (name, times.parse().ok()),
+        None => (line, None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +140,7 @@ mod tests {
             .unwrap();
         let mut left = Vec::new();
         for _ in 0..3 {
-            left.push(Faults::read(dir.path()).take(&Fault::BootFail));
+            left.push(Faults::read(dir.path()).take(Fault::BootFail));
         }
         assert_eq!(left, [true, true, false]);
         let hang = Faults::read(dir.path()).take_seconds("halt", "hang");

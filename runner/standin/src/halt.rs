@@ -7,6 +7,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::cgroup::Cgroups;
 use crate::clock::Deadline;
+use crate::condition::HALTING;
 use crate::faults::{Fault, Faults};
 use crate::names::ZoneId;
 use crate::sys;
@@ -65,18 +66,32 @@ fn wait_gone(process: &Process, wait: Duration) -> bool {
 
 /// Halts a zone at once. The caller holds its power lock.
 pub(crate) fn halt(zone: &Zone) -> Result<(), HaltError> {
-    let Some(run) = zone.recorded_run() else { return Ok(()) };
     let mut faults = Faults::of(zone);
+    let stuck =
+        faults.take(Fault::StuckDown) || faults.take(Fault::StuckShuttingDown);
+    let Some(run) = zone.recorded_run() else {
+        return if stuck { Err(HaltError::Stuck) } else { Ok(()) };
+    };
     if let Some(hang) = faults.take_seconds("halt", "hang") {
-        std::thread::sleep(hang);
+        linger(zone, hang);
     }
-    if faults.take(&Fault::HaltFail) {
+    if faults.take(Fault::HaltFail) {
         return Err(HaltError::Stuck);
     }
     if run.alive() {
         signal(&run.init, Signal::KILL);
     }
-    finish(zone, &run)
+    finish(zone, &run)?;
+    if stuck { Err(HaltError::Stuck) } else { Ok(()) }
+}
+
+/// Takes its time over a halt, and lets others see that.
+fn linger(zone: &Zone, hang: Duration) {
+    if let Some(own) = Process::of(std::process::id() as i32) {
+        let _ = zone.save_note(HALTING, &own);
+    }
+    std::thread::sleep(hang);
+    let _ = std::fs::remove_file(zone.dir().join(HALTING));
 }
 
 /// Asks the zone's processes to end, then halts it.

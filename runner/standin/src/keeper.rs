@@ -20,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::cgroup::{Cgroups, Part};
 use crate::clock;
 use crate::init::{self, Plan, order, report};
+use crate::mdata::agent::Door;
 use crate::place::Owner;
 use crate::spec::{Network, Spec, Upper};
 use crate::sys::{self, Forked};
@@ -112,6 +113,8 @@ struct Keeper {
     /// Which version of the manifest the watch follows.
     followed: Option<Stamp>,
     usage: Usage,
+    /// Who answers the zone about its metadata.
+    door: Option<Door>,
     _alive: File,
 }
 
@@ -130,6 +133,10 @@ impl Keeper {
             Cgroups::create(&order.zone.id, &order.spec.limits);
         let mut notes = Vec::new();
         stand_in(&mut order, &mut means, &mut notes);
+        let door = Door::open(&order.zone);
+        if let Err(error) = &door {
+            notes.push(format!("the zone has no metadata inside: {error}"));
+        }
         let booted = build(&order, &cgroups, &means, notes);
         let (run, init, lifeline) = match booted {
             Ok(booted) => booted,
@@ -157,6 +164,7 @@ impl Keeper {
             watch,
             followed,
             usage,
+            door: door.ok(),
             _alive: alive,
         };
         if let Err(error) = recorded {
@@ -176,9 +184,11 @@ impl Keeper {
             let wait = self.watch.next_look();
             let left = drain
                 .map(|until| until.saturating_duration_since(Instant::now()));
-            let wait = [wait, left].into_iter().flatten().min();
-            let ready =
-                wait_any([Some(&self.init), outer, signals.as_ref()], wait);
+            let back = self.door.as_ref().and_then(Door::next_look);
+            let wait = [wait, left, back].into_iter().flatten().min();
+            let door = self.door.as_ref().and_then(Door::listener);
+            let fds = [Some(&self.init), outer, signals.as_ref(), door];
+            let ready = wait_any(fds, wait);
             if ready[0] {
                 return;
             }
@@ -193,6 +203,12 @@ impl Keeper {
                 if let Some(signals) = &signals {
                     let mut note = [0_u8; 128];
                     let _ = rustix::io::read(signals, &mut note);
+                }
+            }
+            if let Some(door) = &mut self.door {
+                door.reap();
+                if ready[3] {
+                    door.accept(&self.zone, &self.run);
                 }
             }
             self.look();
@@ -244,7 +260,7 @@ impl Keeper {
             rustix::process::Signal::KILL,
         );
         let pause = Some(Duration::from_secs(1));
-        while !wait_any([Some(&self.init), None, None], pause)[0] {
+        while !wait_any([Some(&self.init)], pause)[0] {
             // A process that entered the zone and whose host-side parent
             // does not reap it holds process 1 back.
             crate::halt::free_unreaped(&self.run.init, &self.zone.id);
@@ -454,8 +470,7 @@ impl Build<'_> {
             if left.is_zero() {
                 return Err("putting the zone together took too long".into());
             }
-            let ready =
-                wait_any([Some(&self.words), None, None], Some(left))[0];
+            let ready = wait_any([Some(&self.words)], Some(left))[0];
             if !ready {
                 continue;
             }
@@ -516,10 +531,13 @@ fn ended(fd: Option<&OwnedFd>) -> bool {
     )
 }
 
-/// Waits for any of three descriptors; says which have something.
-fn wait_any(fds: [Option<&OwnedFd>; 3], wait: Option<Duration>) -> [bool; 3] {
-    let mut slots = Vec::with_capacity(3);
-    let mut polls = Vec::with_capacity(3);
+/// Waits for any of some descriptors; says which have something.
+fn wait_any<const N: usize>(
+    fds: [Option<&OwnedFd>; N],
+    wait: Option<Duration>,
+) -> [bool; N] {
+    let mut slots = Vec::with_capacity(N);
+    let mut polls = Vec::with_capacity(N);
     for (slot, fd) in fds.into_iter().enumerate() {
         if let Some(fd) = fd {
             let fd: BorrowedFd<'_> = fd.as_fd();
@@ -531,7 +549,7 @@ fn wait_any(fds: [Option<&OwnedFd>; 3], wait: Option<Duration>) -> [bool; 3] {
         tv_sec: wait.as_secs() as i64,
         tv_nsec: i64::from(wait.subsec_nanos()),
     });
-    let mut ready = [false; 3];
+    let mut ready = [false; N];
     if rustix::event::poll(&mut polls, wait.as_ref()).is_ok() {
         for (slot, poll) in slots.into_iter().zip(&polls) {
             ready[slot] = !poll.revents().is_empty();

@@ -14,6 +14,7 @@ mod boot;
 mod cgroup;
 mod check;
 mod clock;
+mod condition;
 mod copy;
 mod durable;
 mod enter;
@@ -24,6 +25,7 @@ mod imgadm;
 mod init;
 mod job;
 mod keeper;
+mod mdata;
 mod mounts;
 mod names;
 mod native;
@@ -80,6 +82,6 @@ pub fn call(name: &str, args: &[String]) -> Option<u8> {
         "zone-check" => check::main(),
         "zone-job" => job::main(args),
         "zlogin" => zlogin::main(args),
-        _ => return None,
+        other => mdata::client::main(mdata::client::Verb::of(other)?, args),
     })
 }

@@ -74,7 +74,8 @@ const ETC: [&str; 44] = [
 const SECRET: [&str; 5] = ["private", "snakeoil", "secret", "token", ".key"];
 
 /// Directories of the skeleton, with mode and owner (zone ids).
-const DIRS: [(&str, u32, u32); 22] = [
+const DIRS: [(&str, u32, u32); 23] = [
+    (".zonecontrol", 0o700, 0),
     ("dev", 0o755, 0),
     ("etc", 0o755, 0),
     ("home", 0o755, 0),
@@ -198,7 +199,7 @@ fn list(etc: &Path, at: &Path, found: &mut Vec<(PathBuf, Item)>, depth: u8) {
 /// A name for exactly this skeleton: changes when the host's files do.
 fn fingerprint(etc: &Path, owner: Owner) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("2 {owner:?} {}\n", env!("CARGO_PKG_VERSION")));
+    hash.update(format!("3 {owner:?} {}\n", env!("CARGO_PKG_VERSION")));
     for name in ETC {
         stamp(&etc.join(name), &mut hash, 8);
     }

@@ -415,6 +415,26 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> io::Result<Option<Ended>> {
     }
 }
 
+/// The process that made the connection of a unix socket; needs Linux 6.5.
+pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: i32 = 77;
+    let mut raw: RawFd = -1;
+    let mut size = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: value and size outlive the call and agree.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut raw).cast(),
+            &raw mut size,
+        )
+    };
+    check(i64::from(done))?;
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 /// Overwrites this process's own arguments and environment in memory, so
 /// that what is forked from here on does not carry them into a zone.
 pub(crate) fn scrub_arguments(name: &str) {

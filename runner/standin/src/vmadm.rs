@@ -17,7 +17,8 @@ use crate::faults::{Fault, Faults};
 use crate::halt;
 use crate::names::{ZoneId, has_shape_of_uuid};
 use crate::place::Place;
-use crate::zone::Zone;
+use crate::sys;
+use crate::zone::{Zone, ZoneError};
 
 /// A command that did what it was to do.
 #[derive(Debug, Default)]
@@ -45,6 +46,9 @@ pub(crate) enum Failure {
     Error(String),
     /// Exit 2: the text, if any, then the usage.
     Usage(Option<String>),
+    /// The text on stderr, then the end by SIGABRT, as where the original
+    /// catches nothing.
+    Crash(String),
 }
 
 impl Failure {
@@ -91,6 +95,10 @@ pub(crate) fn main(args: &[String]) -> u8 {
     let (stdout, stderr, code) = match run(args) {
         Ok(done) => (done.data, done.message, 0),
         Err(Failure::Error(text)) => (String::new(), Some(text), 1),
+        Err(Failure::Crash(text)) => {
+            let _ = writeln!(std::io::stderr(), "{text}");
+            crash()
+        }
         Err(Failure::Usage(text)) => {
             let text =
                 text.map_or(usage(), |text| format!("{text}\n{}", usage()));
@@ -103,6 +111,13 @@ pub(crate) fn main(args: &[String]) -> u8 {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
     code
+}
+
+/// Ends this process as an uncaught error ends the original.
+fn crash() -> ! {
+    // A core image would tell nobody anything.
+    let _ = sys::set_limit(libc::RLIMIT_CORE, 0);
+    std::process::abort()
 }
 
 /// What every command is given.
@@ -127,15 +142,10 @@ fn run(args: &[String]) -> Outcome {
         Failure::new(format!("cannot open the place for zones: {error}"))
     })?;
     let call = Call { word, args: rest, place };
-    if Faults::of_place(&call.place).take(&Fault::VminfodDown) {
-        let prefix = match word.as_str() {
-            "start" | "boot" => format!(
-                "Unable to start VM {}: ",
-                rest.first().map_or("", String::as_str)
-            ),
-            _ => String::new(),
-        };
-        return Err(Failure::new(format!("{prefix}connect ECONNREFUSED")));
+    let down =
+        word != "gc" && Faults::of_place(&call.place).take(Fault::VminfodDown);
+    if down {
+        return Err(without_vminfod(&call));
     }
     match word.as_str() {
         "list" => list::list(&call),
@@ -162,6 +172,29 @@ fn run(args: &[String]) -> Outcome {
             "Invalid command: \"{}\".",
             printable(other)
         )))),
+    }
+}
+
+/// What a command says, or does not, while the service of states is down.
+fn without_vminfod(call: &Call<'_>) -> Failure {
+    let uuid = call.args.iter().find(|arg| !arg.starts_with('-'));
+    let uuid = printable(uuid.map_or("", String::as_str));
+    let why = "connect ECONNREFUSED";
+    let crashes = match call.word {
+        "stop" | "halt" => !call.has_flag("-F"),
+        "create-snapshot" | "delete-snapshot" | "update" | "delete"
+        | "destroy" => true,
+        _ => false,
+    };
+    match call.word {
+        _ if crashes => Failure::Crash(format!("Error: {why}")),
+        "start" | "boot" => {
+            Failure::Error(format!("Unable to start VM {uuid}: {why}"))
+        }
+        "info" => Failure::Error(format!(
+            "Unable to get VM info for VM {uuid}: {why}"
+        )),
+        _ => Failure::new(why),
     }
 }
 
@@ -197,9 +230,16 @@ impl Call<'_> {
     }
 }
 
+/// A zone as `vmadm get` shows it.
+pub(crate) fn object_of(
+    zone: &Zone,
+) -> Result<serde_json::Map<String, serde_json::Value>, ZoneError> {
+    view::View::of(zone).map(|view| view.object)
+}
+
 /// Applies the fault that makes a change look like a time-out.
 fn timed_out(zone: &Zone, what: &str) -> Result<(), Failure> {
-    if Faults::of(zone).take(&Fault::EventTimeout) {
+    if Faults::of(zone).take(Fault::EventTimeout) {
         return Err(Failure::new(format!(
             "first of 1 error: vminfod watchForChanges \"VM.js {what} ({})\" \
              timeout exceeded",

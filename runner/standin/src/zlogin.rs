@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::clock;
+use crate::condition::Condition;
 use crate::enter::{self, Command, Entry};
 use crate::faults::{Fault, Faults};
 use crate::names::ZoneId;
@@ -100,11 +101,20 @@ fn find(name: &str) -> Result<(Zone, Run), String> {
     let id = ZoneId::parse(name).map_err(|_| unknown())?;
     let place = Place::open().map_err(|error| error.to_string())?;
     let zone = Zone::find(&place, &id).map_err(|_| unknown())?;
-    let run = zone.run().ok_or_else(|| {
-        format!("login allowed only to running zones ({name} is 'installed').")
+    let run = zone.run();
+    // One that failed is down, and shows it by that.
+    let condition = Condition::of(&zone, run.as_ref(), false);
+    let run = run.filter(|_| condition == Condition::Running);
+    let run = run.ok_or_else(|| {
+        let state = condition.zone_state();
+        format!("login allowed only to running zones ({name} is '{state}').")
     })?;
-    let refused = Faults::of(&zone).take(&Fault::ProbeFail)
-        || clock::now_ms() < run.ready_ms;
+    let mut faults = Faults::of(&zone);
+    if let Some(hang) = faults.take_seconds("probe", "hang") {
+        std::thread::sleep(hang);
+    }
+    let refused =
+        faults.take(Fault::ProbeFail) || clock::now_ms() < run.ready_ms;
     if refused {
         return Err(format!(
             "could not enter zone {name}: Resource \

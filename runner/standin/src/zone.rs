@@ -327,19 +327,7 @@ impl Zone {
 
     /// Takes one of the zone's locks, waiting for others.
     pub(crate) fn lock(&self, kind: LockKind) -> Result<ZoneLock, ZoneError> {
-        let path = self.dir().join(match kind {
-            LockKind::Config => "lock",
-            LockKind::Power => "power",
-        });
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound => ZoneError::Gone(self.id.clone()),
-                _ => ZoneError::File { doing: "lock", path, source },
-            })?;
+        let file = self.open_lock(kind)?;
         let exclusive = FlockOperation::NonBlockingLockExclusive;
         let pause = Duration::from_millis(3);
         let got = Deadline::after(LOCK_WAIT)
@@ -353,6 +341,33 @@ impl Zone {
             self.await_keeper();
         }
         Ok(ZoneLock { _file: file })
+    }
+
+    /// Takes one of the zone's locks if nobody has it.
+    pub(crate) fn try_lock(
+        &self,
+        kind: LockKind,
+    ) -> Result<Option<ZoneLock>, ZoneError> {
+        let file = self.open_lock(kind)?;
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        let got = rustix::fs::flock(&file, exclusive).is_ok();
+        Ok(got.then_some(ZoneLock { _file: file }))
+    }
+
+    fn open_lock(&self, kind: LockKind) -> Result<File, ZoneError> {
+        let path = self.dir().join(match kind {
+            LockKind::Config => "lock",
+            LockKind::Power => "power",
+        });
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => ZoneError::Gone(self.id.clone()),
+                _ => ZoneError::File { doing: "lock", path, source },
+            })
     }
 
     /// Waits while a keeper is between two states: one whose command was

@@ -6,11 +6,12 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::payload::{self, Changes, MAPS};
-use super::power::{boot, gone, plain};
+use super::power::{boot, gone, halt_now, plain};
 use super::{Call, Done, Failure, Outcome, timed_out};
 use crate::boot as booting;
 use crate::cgroup::Cgroups;
 use crate::clock;
+use crate::faults::{Fault, Faults};
 use crate::halt;
 use crate::names::ZoneId;
 use crate::place::{Place, make_dir};
@@ -92,6 +93,10 @@ pub(super) fn create(call: &Call<'_>) -> Outcome {
     }
     let mut manifest = payload::with_defaults(good);
     let autoboot = manifest.remove("autoboot") == Some(Value::Bool(true));
+    if manifest.remove("delegate_dataset") == Some(Value::Bool(true)) {
+        let data = json!([format!("zones/{id}/data")]);
+        manifest.insert("datasets".to_owned(), data);
+    }
     for (name, value) in [
         ("uuid", json!(id)),
         ("zonename", json!(id)),
@@ -105,8 +110,26 @@ pub(super) fn create(call: &Call<'_>) -> Outcome {
     if autoboot {
         let _lock = zone.lock(LockKind::Power).map_err(plain)?;
         boot(&zone)?;
+        provisioned(&zone)?;
     }
     Ok(Done::message(format!("Successfully created VM {id}")))
+}
+
+/// Whether the first boot came to its end. One that did not makes the zone
+/// `failed`, and it is halted.
+fn provisioned(zone: &Zone) -> Result<(), Failure> {
+    if !Faults::of_place(&zone.place).take(Fault::ProvisionTimeout) {
+        return Ok(());
+    }
+    let id = &zone.id;
+    let why =
+        format!("timed out waiting for /var/svc/provisioning to move for {id}");
+    halt_now(zone)?;
+    zone.set_autoboot(false).map_err(plain)?;
+    let mut disk = zone.disk().map_err(plain)?;
+    disk.failed = Some(why.clone());
+    zone.save_disk(&disk).map_err(plain)?;
+    Err(Failure::Error(format!("first of 1 error: {why}")))
 }
 
 /// The lowest layer of an image, below the directory of images.

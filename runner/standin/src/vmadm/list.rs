@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::power::plain;
 use super::view::View;
 use super::{Call, Done, Failure, Outcome};
+use crate::condition::Condition;
 use crate::zone::Zone;
 
 /// Fields of `list` and widths of their columns.
@@ -404,11 +405,11 @@ pub(super) fn info(call: &Call<'_>) -> Outcome {
     };
     let zone = call.zone(uuid).ok_or_else(|| failed("bad statusCode: 404"))?;
     let view = View::of(&zone).map_err(plain)?;
-    if view.state != "running" {
+    if view.condition != Condition::Running {
         return Err(failed(&format!(
             "Unable to get info for vm from state \"{}\", must be \
              \"running\" or \"stopping\".",
-            view.state
+            view.state()
         )));
     }
     let brand = view.object.get("brand").map(shown).unwrap_or_default();

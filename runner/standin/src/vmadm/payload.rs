@@ -40,7 +40,7 @@ enum Change {
 
 use Change::{Fine, Never};
 
-const PROPERTIES: [(&str, Kind, Change); 42] = [
+const PROPERTIES: [(&str, Kind, Change); 43] = [
     ("alias", Kind::Text(189), Fine),
     ("archive_on_delete", Kind::Flag, Fine),
     ("autoboot", Kind::Flag, Fine),
@@ -51,6 +51,7 @@ const PROPERTIES: [(&str, Kind, Change); 42] = [
     ("create_timestamp", Kind::Text(64), Never),
     ("customer_metadata", Kind::Object, Never),
     ("datasets", Kind::List, Never),
+    ("delegate_dataset", Kind::Flag, Never),
     ("dns_domain", Kind::Hostname, Never),
     ("do_not_inventory", Kind::Flag, Fine),
     ("filesystems", Kind::Filesystems, Never),

@@ -6,6 +6,7 @@ use super::view::{LastExit, View};
 use super::{Call, Done, Failure, Outcome, timed_out};
 use crate::boot;
 use crate::clock;
+use crate::condition::Condition;
 use crate::halt;
 use crate::sys;
 use crate::zone::{LockKind, Zone, ZoneError};
@@ -62,16 +63,17 @@ pub(super) fn start(call: &Call<'_>) -> Outcome {
         return Err(failed("bad statusCode: 404"));
     };
     let before = View::of(&zone).map_err(|e| failed(&e.to_string()))?;
-    match before.state {
-        "stopped" => {}
-        "running" => {
+    match before.condition {
+        Condition::Stopped => {}
+        Condition::Running => {
             return Ok(Done::message(format!(
                 "Unable to start VM {uuid}: VM {uuid} is already 'running'"
             )));
         }
-        state => {
+        other => {
             return Err(failed(&format!(
-                "Cannot start vm from state \"{state}\", must be \"stopped\"."
+                "Cannot start vm from state \"{}\", must be \"stopped\".",
+                other.state()
             )));
         }
     }
@@ -100,14 +102,14 @@ pub(super) fn stop(call: &Call<'_>) -> Outcome {
         }));
     };
     let before = View::of(&zone).map_err(plain)?;
-    let up = before.run.is_some();
-    if !up {
-        if force {
-            let text = not_running(uuid, before.state);
-            return Err(Failure::Error(format!("first of 1 error: {text}")));
-        }
+    let state = before.state();
+    if force && !before.condition.can_be_halted() {
+        let text = not_running(uuid, state);
+        return Err(Failure::Error(format!("first of 1 error: {text}")));
+    }
+    if !force && before.condition != Condition::Running {
         zone.set_autoboot(false).map_err(plain)?;
-        return Ok(Done::message(not_running(uuid, before.state)));
+        return Ok(Done::message(not_running(uuid, state)));
     }
     if call.has_flag("-t") && !force {
         zone.set_autoboot(false).map_err(plain)?;
@@ -147,8 +149,8 @@ pub(super) fn reboot(call: &Call<'_>) -> Outcome {
         return Err(Failure::new("bad statusCode: 404"));
     };
     let before = View::of(&zone).map_err(plain)?;
-    if before.run.is_none() {
-        let state = before.state;
+    if before.condition != Condition::Running {
+        let state = before.state();
         return Err(Failure::Error(if force {
             format!(
                 "Cannot reset vm from state \"{state}\", must be \"running\"."
@@ -165,6 +167,7 @@ pub(super) fn reboot(call: &Call<'_>) -> Outcome {
     }
     halt_now(&zone)?;
     boot(&zone)?;
+    timed_out(&zone, "reboot")?;
     Ok(Done::message(format!("Successfully completed reboot for VM {uuid}")))
 }
 

@@ -1,8 +1,11 @@
 //! `create-snapshot`, `rollback-snapshot`, `delete-snapshot`.
 
+use serde_json::{Map, Value};
+
 use super::power::{boot, gone, halt_now, plain};
 use super::view::View;
 use super::{Call, Done, Failure, Outcome, timed_out};
+use crate::condition::Condition;
 use crate::faults::{Fault, Faults};
 use crate::halt;
 use crate::names::SnapshotName;
@@ -26,15 +29,27 @@ fn arguments<'a>(
     Ok((uuid, name))
 }
 
+/// Refuses kinds of VMs that have no snapshots.
+fn check_brand(manifest: &Map<String, Value>) -> Result<(), Failure> {
+    if manifest.get("brand").is_some_and(|brand| brand == "kvm") {
+        return Err(Failure::new(
+            "snapshots for kvm VMs currently unsupported",
+        ));
+    }
+    Ok(())
+}
+
 /// `vmadm create-snapshot`.
 pub(super) fn create(call: &Call<'_>) -> Outcome {
     let (uuid, name) = arguments(call)?;
     let zone = call.zone(uuid).ok_or_else(|| gone(uuid))?;
+    let manifest = zone.manifest().map_err(plain)?;
+    check_brand(&manifest)?;
     let _power = zone.lock(LockKind::Power).map_err(plain)?;
     let _config = zone.lock(LockKind::Config).map_err(plain)?;
     halt::sweep(&zone);
-    let manifest = zone.manifest().map_err(plain)?;
-    if manifest.contains_key("datasets") {
+    let datasets = manifest.get("datasets").and_then(Value::as_array);
+    if datasets.is_some_and(|all| !all.is_empty()) {
         return Err(Failure::new(
             "Cannot currently snapshot zones that have datasets",
         ));
@@ -62,6 +77,7 @@ pub(super) fn rollback(call: &Call<'_>) -> Outcome {
     let zone =
         call.zone(uuid).ok_or_else(|| Failure::new("bad statusCode: 404"))?;
     let before = View::of(&zone).map_err(plain)?;
+    check_brand(&before.object)?;
     let missing =
         || Failure::Error(format!("No snapshot named \"{name}\" for {uuid}"));
     let disk = zone.disk().map_err(plain)?;
@@ -72,22 +88,25 @@ pub(super) fn rollback(call: &Call<'_>) -> Outcome {
              (currently: {state})"
         ))
     };
-    if before.run.is_none() && before.state != "stopped" {
-        return Err(lost(before.state));
+    if before.condition == Condition::Failed {
+        return Err(lost(before.state()));
     }
     let _power = zone.lock(LockKind::Power).map_err(plain)?;
     let now = zone.run().map(|run| run.boot_id);
     // Somebody else booted this zone between our look and our turn: it is
     // not ours to halt. One that only went down meanwhile (the command that
     // halted it was killed, say), or came up, is rolled back all the same.
-    let seen = before.run.map(|run| run.boot_id);
+    let seen = before.run.as_ref().map(|run| run.boot_id.clone());
     if seen.is_some() && now.is_some() && now != seen {
-        return Err(lost(before.state));
+        return Err(lost("running"));
     }
     let _config = zone.lock(LockKind::Config).map_err(plain)?;
     zone.disk().map_err(plain)?.snapshot(&name).ok_or_else(missing)?;
-    if now.is_some() {
+    let stuck = before.run.is_none() && before.condition.can_be_halted();
+    if now.is_some() || stuck {
         halt_now(&zone)?;
+        // Whoever dies from here on leaves a zone that does not boot itself.
+        zone.set_autoboot(false).map_err(plain)?;
     } else {
         halt::mend(&zone);
     }
@@ -102,20 +121,18 @@ pub(super) fn rollback(call: &Call<'_>) -> Outcome {
 /// The middle part: the zone is down.
 fn roll(zone: &Zone, name: &SnapshotName) -> Result<(), Failure> {
     let mut faults = Faults::of(zone);
-    if faults.take(&Fault::KillBetween) {
-        let _ = zone.set_autoboot(false);
+    if faults.take(Fault::KillBetween) {
         let _ = sys::kill(std::process::id() as i32, libc::SIGKILL);
     }
     if let Some(hang) = faults.take_seconds("rollback", "hang") {
         std::thread::sleep(hang);
     }
-    let result = if faults.take(&Fault::RollbackFail) {
+    let result = if faults.take(Fault::RollbackFail) {
         Err("out of space".to_owned())
     } else {
         snapshot::rollback(zone, name).map_err(|error| error.to_string())
     };
     result.map_err(|why| {
-        let _ = zone.set_autoboot(false);
         Failure::Error(format!(
             "Command failed: cannot rollback to \
              'zones/{}@vmsnap-{name}': {why}\n",
@@ -128,6 +145,8 @@ fn roll(zone: &Zone, name: &SnapshotName) -> Result<(), Failure> {
 pub(super) fn delete(call: &Call<'_>) -> Outcome {
     let (uuid, name) = arguments(call)?;
     let zone = call.zone(uuid).ok_or_else(|| gone(uuid))?;
+    let manifest = zone.manifest().map_err(plain)?;
+    check_brand(&manifest)?;
     let _power = zone.lock(LockKind::Power).map_err(plain)?;
     let _config = zone.lock(LockKind::Config).map_err(plain)?;
     let disk = zone.disk().map_err(plain)?;
@@ -142,6 +161,7 @@ pub(super) fn delete(call: &Call<'_>) -> Outcome {
              'zones/{uuid}@vmsnap-{name}': {error}\n"
         ))
     })?;
+    timed_out(&zone, "delete_snapshot")?;
     trash::purge_behind(&call.place);
     Ok(Done::message(format!("Deleted snapshot {name} for VM {uuid}")))
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cgroup::Cgroups;
 use crate::clock;
-use crate::faults::{Fault, Faults};
+use crate::condition::Condition;
 use crate::usage::Usage;
 use crate::zone::{Run, Zone, ZoneError};
 
@@ -22,8 +22,8 @@ pub(super) struct LastExit {
 pub(super) struct View {
     /// Its present boot.
     pub run: Option<Run>,
-    /// `running`, `stopped`, `failed`, `down`.
-    pub state: &'static str,
+    /// In which state it is.
+    pub condition: Condition,
     /// The whole object.
     pub object: Map<String, Value>,
 }
@@ -32,6 +32,11 @@ pub(super) struct View {
 const HIDDEN: [&str; 1] = ["ntrace_base"];
 
 impl View {
+    /// The property `state`.
+    pub(super) fn state(&self) -> &'static str {
+        self.condition.state()
+    }
+
     /// Looks at a zone.
     pub(super) fn of(zone: &Zone) -> Result<View, ZoneError> {
         let mut object = zone.manifest()?;
@@ -40,18 +45,13 @@ impl View {
         }
         let disk = zone.disk()?;
         let run = zone.run();
-        let stuck = Faults::of(zone).take(&Fault::StuckDown);
-        let (state, zone_state) = match (&run, &disk.failed) {
-            _ if stuck => ("down", "down"),
-            (_, Some(_)) => ("failed", "installed"),
-            (Some(_), None) => ("running", "running"),
-            (None, None) => ("stopped", "installed"),
-        };
+        let condition =
+            Condition::of(zone, run.as_ref(), disk.failed.is_some());
         let mut put = |name: &str, value: Value| {
             object.insert(name.to_owned(), value);
         };
-        put("state", json!(state));
-        put("zone_state", json!(zone_state));
+        put("state", json!(condition.state()));
+        put("zone_state", json!(condition.zone_state()));
         put("autoboot", json!(zone.autoboot()));
         put("customer_metadata", disk.metadata.customer_metadata.into());
         put("internal_metadata", disk.metadata.internal_metadata.into());
@@ -89,7 +89,7 @@ impl View {
                 put("ntrace", json!({ "generation": disk.generation }));
             }
         }
-        Ok(View { run, state, object })
+        Ok(View { run, condition, object })
     }
 }
 

@@ -99,6 +99,13 @@ impl Host {
 
     /// Creates a zone that is down, with a snapshot `clean`.
     pub(crate) fn zone(&self, more: &Value) -> String {
+        let id = self.bare(more);
+        self.ok(&["create-snapshot", &id, "clean"]);
+        id
+    }
+
+    /// Creates a zone that is down, without any snapshot.
+    pub(crate) fn bare(&self, more: &Value) -> String {
         let mut payload = serde_json::json!({
             "image_uuid": ntrace_standin::HOST_IMAGE,
             "alias": "worker0",
@@ -115,9 +122,7 @@ impl Host {
         let said: Said =
             self.feed("vmadm", &["create"], text.as_bytes()).into();
         assert_eq!(said.code, 0, "{said:?}");
-        let id = said.err.trim().rsplit(' ').next().unwrap().to_owned();
-        self.ok(&["create-snapshot", &id, "clean"]);
-        id
+        said.err.trim().rsplit(' ').next().unwrap().to_owned()
     }
 
     /// The same, running.
