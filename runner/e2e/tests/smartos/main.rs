@@ -5,5 +5,8 @@
 
 mod behaviour;
 mod gate;
+mod host;
 mod hostile;
 mod model;
+mod setup;
+mod worker;
