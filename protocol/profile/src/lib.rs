@@ -1,1 +1,20 @@
-//! Profiles: the model, its formats, its pictures and differences. No I/O.
+//! Profiles: the model, its formats, its pictures and its differences.
+//!
+//! Bytes and values in, bytes and values out: this crate opens no file,
+//! reads no clock and starts no thread. What it reads may be hostile, so
+//! each importer has bounds and named errors, and nothing recurses: a stack
+//! of ten thousand frames costs memory, not the program's own stack.
+
+mod frame;
+mod header;
+mod names;
+mod profile;
+mod stacks;
+mod strings;
+mod table;
+
+pub use frame::{FrameId, FrameKind, FrameView, Symbol};
+pub use header::Header;
+pub use names::{javascript, native, perf_map};
+pub use profile::{Profile, Sample, Value};
+pub use stacks::StackId;
