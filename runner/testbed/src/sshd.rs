@@ -245,6 +245,10 @@ impl Sshd {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
+        // Stopped, it makes no more of them while they are counted.
+        if let Some(server) = &self.server {
+            process::signal(server.id(), Signal::STOP);
+        }
         for pid in self.sessions() {
             process::signal(pid, Signal::KILL);
         }
