@@ -5,6 +5,7 @@
 //! each gives a `Done` or a `Failure`.
 
 mod change;
+mod events;
 mod list;
 pub(crate) mod payload;
 mod power;
@@ -60,10 +61,12 @@ impl Failure {
 pub(crate) type Outcome = Result<Done, Failure>;
 
 const COMMANDS: &str = "\
+console <uuid>
 create [-f <filename>]
 create-snapshot <uuid> <snapname>
 delete <uuid>
 delete-snapshot <uuid> <snapname>
+events [-fjr] [uuid]
 gc
 get <uuid>
 info <uuid> [type,...]
@@ -74,6 +77,7 @@ reboot <uuid> [-F]
 rollback-snapshot <uuid> <snapname>
 start <uuid>
 stop <uuid> [-F] [-t timeout]
+sysrq <uuid> <nmi|screenshot>
 update <uuid> [-f <filename>]
  -or- update <uuid> property=value [property=value ...]
 validate create [-f <filename>]
@@ -160,6 +164,9 @@ fn run(args: &[String]) -> Outcome {
         "stop" | "halt" => power::stop(&call),
         "reboot" => power::reboot(&call),
         "kill" => power::kill(&call),
+        "sysrq" => power::sysrq(&call),
+        "console" => power::console(&call),
+        "events" => events::run(&call),
         "create-snapshot" => snapshots::create(&call),
         "rollback-snapshot" => snapshots::rollback(&call),
         "delete-snapshot" => snapshots::delete(&call),

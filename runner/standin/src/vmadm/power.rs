@@ -198,6 +198,50 @@ pub(super) fn kill(call: &Call<'_>) -> Outcome {
     )))
 }
 
+/// `vmadm sysrq`: only for machines, and it says so as the original.
+pub(super) fn sysrq(call: &Call<'_>) -> Outcome {
+    let uuid = call.uuid()?;
+    let kind = call.args.get(1).map_or("", String::as_str);
+    if !["nmi", "screenshot"].contains(&kind) {
+        let kind = super::printable(kind);
+        let text = format!("Invalid sysrq type: {kind}");
+        return Err(Failure::Usage(Some(text)));
+    }
+    let Some(zone) = call.zone(uuid) else {
+        return Err(Failure::new("bad statusCode: 404"));
+    };
+    let view = View::of(&zone).map_err(plain)?;
+    Err(Failure::Error(match view.condition {
+        Condition::Running => "The sysrq command is only supported for VMs  \
+                               with brand \"bhyve\" or \"kvm\"."
+            .to_owned(),
+        other => format!(
+            "Unable to send request to vm from state \"{}\", must be \
+             \"running\" or \"stopping\".",
+            other.state()
+        ),
+    }))
+}
+
+/// `vmadm console`: a zone here has none.
+pub(super) fn console(call: &Call<'_>) -> Outcome {
+    let uuid = call.uuid()?;
+    let Some(zone) = call.zone(uuid) else {
+        return Err(Failure::new("bad statusCode: 404"));
+    };
+    let view = View::of(&zone).map_err(plain)?;
+    Err(Failure::Error(match view.condition {
+        Condition::Running => {
+            format!("VM {uuid} has no console; use zlogin")
+        }
+        other => format!(
+            "cannot connect to console when state is \"{}\" must be \
+             \"running\".",
+            other.state()
+        ),
+    }))
+}
+
 /// Splits the signal off the arguments of `kill`.
 fn signal_of(args: &[String]) -> Result<(String, Vec<String>), Failure> {
     let mut name = "SIGTERM".to_owned();

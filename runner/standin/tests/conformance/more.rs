@@ -1,11 +1,13 @@
 //! What the original says beyond the numbered cases, section by section of
 //! its description; and what holds for large or lasting things.
 
-use super::bench::{Case, NOBODY, done, nothing, vmadm};
-use crate::host::{Host, Said};
+use super::bench::{
+    Case, NOBODY, done, nothing, running, stopped, unchanged, vmadm,
+};
+use crate::host::{Host, Said, wait_until};
 use serde_json::json;
 
-const ROWS: [Case; 2] = [
+const ROWS: [Case; 5] = [
     Case {
         number: 0,
         given: nothing,
@@ -36,11 +38,91 @@ const ROWS: [Case; 2] = [
             vmadm(&["stop", "-F", "{U}"], 1, "bad statusCode: 404"),
             vmadm(&["reboot", "{U}"], 1, "bad statusCode: 404"),
             vmadm(&["delete-snapshot", "{U}", "x"], 1, "VM {U} not found"),
+            vmadm(&["sysrq", "{U}", "nmi"], 1, "bad statusCode: 404"),
+            vmadm(&["console", "{U}"], 1, "bad statusCode: 404"),
             vmadm(&["update", "{U}", "quota=1"], 1, "VM {U} not found"),
             vmadm(
                 &["delete", "{U}"],
                 1,
                 "Failed to delete VM {U}: VM {U} not found",
+            ),
+        ],
+        then: done,
+    },
+    Case {
+        number: 0,
+        given: running,
+        steps: &[
+            vmadm(
+                &["sysrq", "{U}", "nmi"],
+                1,
+                "The sysrq command is only supported for VMs  with brand \
+                 \"bhyve\" or \"kvm\".",
+            ),
+            vmadm(&["sysrq", "{U}", "foo"], 2, "Invalid sysrq type: foo"),
+            vmadm(
+                &["kill", "{U}"],
+                0,
+                "Sent signal \"SIGTERM\" to init process for VM {U}",
+            ),
+            vmadm(
+                &["kill", "-s", "HUP", "{U}"],
+                0,
+                "Sent signal \"SIGHUP\" to init process for VM {U}",
+            ),
+            vmadm(
+                &["kill", "-KILL", "{U}"],
+                0,
+                "Sent signal \"SIGKILL\" to init process for VM {U}",
+            ),
+            vmadm(
+                &["kill", "{U}"],
+                1,
+                "Cannot find running init PID for VM {U}",
+            ),
+        ],
+        then: |after| assert_eq!(after.now["state"], "stopped"),
+    },
+    Case {
+        number: 0,
+        given: stopped,
+        steps: &[
+            vmadm(
+                &["sysrq", "{U}", "nmi"],
+                1,
+                "Unable to send request to vm from state \"stopped\", must \
+                 be \"running\" or \"stopping\".",
+            ),
+            vmadm(
+                &["console", "{U}"],
+                1,
+                "cannot connect to console when state is \"stopped\" must \
+                 be \"running\".",
+            ),
+            vmadm(
+                &["info", "{U}"],
+                1,
+                "Unable to get VM info for VM {U}: Unable to get info for \
+                 vm from state \"stopped\", must be \"running\" or \
+                 \"stopping\".",
+            ),
+        ],
+        then: unchanged,
+    },
+    Case {
+        number: 0,
+        given: |host| host.bare(&json!({"indestructible_zoneroot": true})),
+        steps: &[
+            vmadm(
+                &["delete", "{U}"],
+                1,
+                "Failed to delete VM {U}: indestructible_zoneroot is set, \
+                 cannot delete",
+            ),
+            vmadm(
+                &["update", "{U}", "indestructible_zoneroot=false"],
+                0,
+                "Successfully updated VM {U}",
             ),
         ],
         then: done,
@@ -137,4 +219,54 @@ fn zlogin_answers_as_the_original() {
     assert_eq!(said.err, "err\n");
     assert!(!said.out.contains("SECRET_OF_CALLER"), "{}", said.out);
     assert_eq!(host.zlogin(&[&id, "/nonesuch"]).code, 127);
+}
+
+#[test]
+fn events_tell_what_happens_until_their_reader_leaves() {
+    use std::io::{BufRead, BufReader};
+    let host = Host::new();
+    let id = host.zone(&json!({}));
+    let mut child = host
+        .command("vmadm", &["events", "-jr"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> serde_json::Value {
+        serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    let ready = next();
+    assert_eq!(ready["type"], "ready");
+    assert_eq!(ready["vms"][&id]["state"], "stopped");
+    host.ok(&["start", &id]);
+    // Its files change one by one; each look tells what it found.
+    let mut seen = next();
+    while seen["vm"]["state"] != "running" {
+        assert_eq!(seen["type"], "modify");
+        seen = next();
+    }
+    let changes = seen["changes"].as_array().unwrap();
+    let state = changes.iter().find(|one| one["prettyPath"] == "state");
+    assert_eq!(
+        state.unwrap(),
+        &json!({
+            "prettyPath": "state", "path": ["state"], "action": "changed",
+            "oldValue": "stopped", "newValue": "running",
+        })
+    );
+    let other = host.bare(&json!({"alias": "second"}));
+    while seen["type"] != "create" {
+        seen = next();
+    }
+    assert_eq!(seen["zonename"], *other);
+    host.ok(&["delete", &other]);
+    while seen["type"] != "delete" {
+        seen = next();
+    }
+    assert_eq!(seen["zonename"], *other);
+    drop(lines);
+    wait_until("it ends with its reader", || {
+        child.try_wait().unwrap().is_some()
+    });
+    assert!(child.wait().unwrap().success());
 }
