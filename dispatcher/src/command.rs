@@ -9,6 +9,7 @@ pub(crate) mod job;
 pub(crate) mod logs;
 pub(crate) mod report;
 pub(crate) mod runner;
+pub(crate) mod why;
 
 use ntrace_protocol::WireError;
 use serde_json::Value;

@@ -13,7 +13,7 @@ use ntrace_store::Store;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
-use crate::command::{Answer, about, artefact, job, logs, report, runner};
+use crate::command::{Answer, about, artefact, job, logs, report, runner, why};
 use crate::engine::{Engine, From};
 use crate::stats::Stats;
 use crate::watchers::Watchers;
@@ -126,6 +126,7 @@ impl Connection {
             "blob-put" => artefact::blob_put(self, &args).await,
             "runners" => runner::runners(self).await,
             "workers" => runner::workers(self).await,
+            "why" => why::why(self, &args).await,
             "stats" => about::stats(self).await,
             "hello" => runner::hello(self, args).await,
             "beat" => runner::beat(self, args).await,

@@ -130,6 +130,12 @@ pub const DISPATCHER: &[Command] = &[
         example: r#"["blob-get",["0192d3a4-5b6c-7d8e-9f00-112233445566",0,65536],1]"#,
     },
     Command {
+        name: "why",
+        args: &[needed("id")],
+        about: "how it came to the job's state: [{when, text}]",
+        example: r#"["why",["0192d3a4-5b6c"],1]"#,
+    },
+    Command {
         name: "runners",
         args: &[],
         about: "the runners that are or were connected",

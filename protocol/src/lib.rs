@@ -8,10 +8,12 @@
 //! fixed table of what may be asked; [`name`], [`id`] and [`unit`] are the
 //! small validated values; [`spec`] is what a user asks for; [`job`] and
 //! [`worker`] are the states with their tables of legal moves; [`report`] is
-//! what a runner sends back, [`trace`] what became of a run's trace.
+//! what a runner sends back, [`trace`] what became of a run's trace, and
+//! [`compare`] how traces are looked at.
 
 pub mod codec;
 pub mod command;
+pub mod compare;
 pub mod error;
 pub mod id;
 pub mod job;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use ntrace_protocol::compare::{Format, TraceRef};
 use ntrace_protocol::id::{ArtefactId, JobRef};
 use ntrace_protocol::unit::parse_duration;
 use ntrace_protocol::{JobId, JobState, Stream};
@@ -72,6 +73,8 @@ Examples:
   ntrace push --run 'npm run benchmark' --limit time=5m --wait
   ntrace submit -f -- uname -a         one command in a clean place
   ntrace logs -f 0192d3a4-5b6c         any prefix of 8 or more characters
+  ntrace flame 0192d3a4-5b6c --open    where its processor time went
+  ntrace diff 0192d3a4-5b6c            what changed since the commit before
   ntrace list --state failed --json | jq -r .id
   ntrace stop 0192d3a4-5b6c";
 
@@ -122,6 +125,23 @@ pub enum Command {
     },
     /// List or fetch the files that a job left behind.
     Artefacts(ArtefactsArgs),
+    /// Draw where a job's processor time went, as a flame graph.
+    #[command(after_help = FLAME_HELP)]
+    Flame(FlameArgs),
+    /// Show by function what changed since the commit before, or between any
+    /// two traces.
+    #[command(after_help = DIFF_HELP)]
+    Diff(DiffArgs),
+    /// Fetch a trace for another tool.
+    #[command(after_help = EXPORT_HELP)]
+    Export(ExportArgs),
+    /// Tell how it came to a job's state: what it waits or waited for, why
+    /// it ran again, how it ended.
+    #[command(after_help = "Example: ntrace why 0192d3a4-5b6c")]
+    Why {
+        /// The job: its id, or 8 or more characters of its beginning.
+        id: JobRef,
+    },
     /// Show each worker with its state, and why and since when it is so.
     Workers,
     /// Show the runners that are or were connected.
@@ -160,6 +180,42 @@ Examples:
   ntrace logs -f 0192d3a4-5b6c
   ntrace logs 0192d3a4-5b6c --stream stdout > out.bin";
 
+const FLAME_HELP: &str = "\
+Writes an SVG that a browser shows: click a frame to zoom, Ctrl-F to search.
+It needs no network. Its script runs in the page that shows it, so a web server
+that hands it out should do so with `Content-Security-Policy: sandbox
+allow-scripts`.
+
+Of a job with several runs it is the last traced one; the repetitions of a
+command are put together unless --repetition picks one.
+
+Examples:
+  ntrace flame 0192d3a4-5b6c --open
+  ntrace flame dscape/nano@0f1650a97d9b1a4b0f5e6a2f7c3d8e9f00112233 -o f.svg";
+
+const DIFF_HELP: &str = "\
+Without B it is compared with the last done run of the parent commit, else with
+an earlier run of the repository; the answer says which and why. Functions are
+in the order of the change in their own processor time.
+
+How sure a change is: *changed* (8 or more runs on each side agree), *likely* (4
+to 7), *hint* (fewer), *no difference seen*. `repeat = 8` under [trace] in
+.ntrace.toml, or --repeat 8, makes enough runs.
+
+Examples:
+  ntrace diff 0192d3a4-5b6c
+  ntrace diff 0192d3a4-5b6c 0192c001-11aa --top 10
+  ntrace diff dscape/nano@<commit> dscape/nano@<commit> --svg d.svg";
+
+const EXPORT_HELP: &str = "\
+Formats: pprof (go tool pprof), folded (one line for each stack), speedscope
+(speedscope.app), firefox (profiler.firefox.com), svg, diff-svg (the new side;
+red is more, blue is less), diff-svg-base (the base, which shows what is gone).
+
+Examples:
+  ntrace export 0192d3a4-5b6c --format folded -o - | sort -t' ' -k2 -n
+  ntrace export 0192d3a4-5b6c --format pprof && go tool pprof -top *.pb.gz";
+
 /// What a job may be given.
 #[derive(Debug, clap::Args)]
 pub struct JobArgs {
@@ -176,9 +232,18 @@ pub struct JobArgs {
     /// What to trace; the repository's own wish if not given.
     #[arg(long, value_enum, value_name = "PROFILE")]
     pub trace: Option<TraceArg>,
-    /// Samples a second of the trace.
-    #[arg(long, requires = "trace", value_name = "N")]
+    /// Samples a second of the trace, 1 to 5000.
+    #[arg(long, value_name = "N")]
     pub hz: Option<u32>,
+    /// How often the traced command runs, 1 to 50, for comparisons.
+    #[arg(long, value_name = "N")]
+    pub repeat: Option<u32>,
+    /// Count system calls.
+    #[arg(long)]
+    pub syscalls: bool,
+    /// A tracer in place of the runner's choice.
+    #[arg(long, value_enum, value_name = "TRACER")]
+    pub tracer: Option<TracerArg>,
     /// From -1000 to 1000; higher goes first.
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub priority: Option<i64>,
@@ -206,6 +271,94 @@ pub enum TraceArg {
     Cpu,
     /// Nothing.
     None,
+}
+
+/// The tracers that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TracerArg {
+    /// The built-in sampler of Linux.
+    Sample,
+    /// DTrace, on SmartOS.
+    Dtrace,
+    /// Linux's perf.
+    Perf,
+}
+
+/// The arguments of `flame`.
+#[derive(Debug, clap::Args)]
+pub struct FlameArgs {
+    /// A job or 8 or more characters of its id, a run, or OWNER/REPO@COMMIT.
+    #[arg(value_name = "ID")]
+    pub trace: TraceRef,
+    /// How it is drawn, and where it goes.
+    #[command(flatten)]
+    pub look: LookArgs,
+    /// Show it in the browser.
+    #[arg(long)]
+    pub open: bool,
+}
+
+/// The arguments of `diff`.
+#[derive(Debug, clap::Args)]
+pub struct DiffArgs {
+    /// The new side: a job, a run, or OWNER/REPO@COMMIT (all its done runs).
+    #[arg(value_name = "A")]
+    pub trace: TraceRef,
+    /// What to compare it with.
+    #[arg(value_name = "B")]
+    pub base: Option<TraceRef>,
+    /// How many functions to show.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=500)
+    )]
+    pub top: Option<u32>,
+    /// Also draw the new side; red is more, blue is less.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Also draw the base, which shows what is gone.
+    #[arg(long, value_name = "FILE")]
+    pub svg_base: Option<PathBuf>,
+    /// Write over existing files.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// The arguments of `export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// A job or 8 or more characters of its id, a run, or OWNER/REPO@COMMIT.
+    #[arg(value_name = "ID")]
+    pub trace: TraceRef,
+    /// As what: pprof, folded, speedscope, firefox, svg, diff-svg,
+    /// diff-svg-base.
+    #[arg(long)]
+    pub format: Format,
+    /// What a difference is to, if not the commit before.
+    #[arg(long, value_name = "ID")]
+    pub base: Option<TraceRef>,
+    /// How it is drawn, and where it goes.
+    #[command(flatten)]
+    pub look: LookArgs,
+}
+
+/// How a document is made, and where it goes.
+#[derive(Debug, clap::Args)]
+pub struct LookArgs {
+    /// Only this repetition of the command; the first is 1.
+    #[arg(long, value_name = "N")]
+    pub repetition: Option<u32>,
+    /// The root of a graph is at the top.
+    #[arg(long)]
+    pub icicle: bool,
+    /// Where to write it; `-` is stdout. Without this it is a file here whose
+    /// name begins with `ntrace-` and the job.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Write over an existing file.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// The arguments of `push`.

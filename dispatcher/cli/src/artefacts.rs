@@ -3,21 +3,16 @@
 //! A fetched file stands under its name only when it is whole and its hash
 //! is right. The name that a job gave it is never used as a path here.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-
 use ntrace_protocol::id::{ArtefactId, JobRef};
 use ntrace_protocol::runner::ArtefactView;
 use ntrace_protocol::text::quote;
 use ntrace_protocol::{Code, WireError};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 use crate::args::{ArtefactsArgs, ArtefactsCommand};
 use crate::failure::{Failure, Status};
+use crate::file::Target;
 use crate::link::Link;
 use crate::screen::Screen;
 use crate::show;
@@ -63,12 +58,6 @@ struct Wanted {
     artefact: Option<ArtefactId>,
 }
 
-/// Where it goes.
-struct Target {
-    output: PathBuf,
-    force: bool,
-}
-
 async fn get(
     id: &JobRef,
     wanted: &Wanted,
@@ -79,19 +68,14 @@ async fn get(
     let id = id.to_string();
     let found = link.ask(screen, async |d| d.artefacts(&id).await).await?;
     let view = pick(&found, wanted)?;
-    if target.output.as_os_str() == "-" {
+    if target.is_stdout() {
         fetch(view, link, screen, |piece| screen.out(piece)).await?;
         return Ok(Status::Ok);
     }
     let shown = quote(&target.output.to_string_lossy());
-    if !target.force && target.output.symlink_metadata().is_ok() {
-        return Err(Failure::Usage(format!(
-            "{shown} exists; give another --output, or --force"
-        )));
-    }
-    let mut part = Part::create(&target.output)?;
+    let mut part = target.begin()?;
     fetch(view, link, screen, |piece| part.write(piece)).await?;
-    part.keep(&target.output)?;
+    part.keep()?;
     if screen.json {
         let mut value = json!(view);
         value["file"] = json!(target.output.to_string_lossy());
@@ -162,56 +146,4 @@ async fn fetch(
         "artefact {id} came damaged: {at} of {} bytes; fetch it again",
         view.bytes
     )))
-}
-
-/// A file that is not whole yet; removed when it is not kept.
-struct Part {
-    path: PathBuf,
-    file: File,
-    is_kept: bool,
-}
-
-impl Part {
-    fn create(output: &Path) -> Result<Self, Failure> {
-        let Some(name) = output.file_name() else {
-            let shown = quote(&output.to_string_lossy());
-            return Err(Failure::Usage(format!("{shown} is no file's name")));
-        };
-        let mut part = OsString::from(".");
-        part.push(name);
-        part.push(format!(".{}.part", Uuid::now_v7().simple()));
-        let path = output.with_file_name(part);
-        let shown = quote(&path.to_string_lossy());
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Failure::io(format!("create {shown}")))?;
-        Ok(Self { path, file, is_kept: false })
-    }
-
-    fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
-        let shown = quote(&self.path.to_string_lossy());
-        self.file
-            .write_all(piece)
-            .map_err(Failure::io(format!("write {shown}")))
-    }
-
-    fn keep(mut self, output: &Path) -> Result<(), Failure> {
-        let shown = quote(&output.to_string_lossy());
-        fs::rename(&self.path, output).map_err(Failure::io(format!(
-            "rename the fetched file to {shown}"
-        )))?;
-        self.is_kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            // It may be gone already; there is nobody to tell.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }

@@ -36,6 +36,21 @@ pub(crate) async fn status(
     Ok(Status::Ok)
 }
 
+pub(crate) async fn why(
+    id: &JobRef,
+    link: &mut Link,
+    screen: &Screen,
+) -> Result<Status, Failure> {
+    let id = id.to_string();
+    let chain = link.ask(screen, async |d| d.why(&id).await).await?;
+    if screen.json {
+        screen.json(&chain)?;
+    } else {
+        screen.line(&show::why(&chain).join("\n"))?;
+    }
+    Ok(Status::Ok)
+}
+
 pub(crate) async fn list(
     args: ListArgs,
     link: &mut Link,

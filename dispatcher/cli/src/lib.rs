@@ -17,6 +17,7 @@ pub mod origin;
 pub mod table;
 
 mod artefacts;
+mod file;
 mod fleet;
 mod git;
 mod jobs;
@@ -26,6 +27,7 @@ mod progress;
 mod push;
 mod screen;
 mod show;
+mod trace;
 mod wait;
 
 pub use args::Args;
@@ -65,6 +67,10 @@ async fn dispatch(
         }
         Command::Remove { id } => jobs::remove(&id, link, screen).await,
         Command::Artefacts(args) => artefacts::run(args, link, screen).await,
+        Command::Flame(args) => trace::flame(args, link, screen).await,
+        Command::Diff(args) => trace::diff(args, link, screen).await,
+        Command::Export(args) => trace::export(args, link, screen).await,
+        Command::Why { id } => jobs::why(&id, link, screen).await,
         Command::Workers => fleet::workers(link, screen).await,
         Command::Runners => fleet::runners(link, screen).await,
         Command::Stats => fleet::stats(link, screen).await,

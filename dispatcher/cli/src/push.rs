@@ -7,11 +7,12 @@
 use ntrace_client::{CallError, Dispatcher};
 use ntrace_protocol::spec::JobRequest;
 use ntrace_protocol::text::escape;
-use ntrace_protocol::{JobId, JobSpec, WireError};
+use ntrace_protocol::trace::{Profile, Tracer};
+use ntrace_protocol::{JobId, JobSpec, TraceOptions, WireError};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::args::{JobArgs, PushArgs, SubmitArgs, TraceArg};
+use crate::args::{JobArgs, PushArgs, SubmitArgs, TraceArg, TracerArg};
 use crate::failure::{Failure, Status};
 use crate::git;
 use crate::link::Link;
@@ -147,15 +148,28 @@ fn options(args: &JobArgs) -> Result<Map<String, Value>, Failure> {
     options.insert("env".into(), unique("--env", &args.env, |_, v| json!(v))?);
     options
         .insert("limits".into(), unique("--limit", &args.limit, limit_value)?);
-    if let Some(profile) = args.trace {
-        let profile = match profile {
-            TraceArg::Cpu => "cpu",
-            TraceArg::None => "none",
-        };
-        options
-            .insert("trace".into(), json!({"profile": profile, "hz": args.hz}));
+    let trace = trace(args);
+    if trace != TraceOptions::default() {
+        options.insert("trace".into(), json!(trace));
     }
     Ok(options)
+}
+
+fn trace(args: &JobArgs) -> TraceOptions {
+    TraceOptions {
+        profile: args.trace.map(|profile| match profile {
+            TraceArg::Cpu => Profile::Cpu,
+            TraceArg::None => Profile::None,
+        }),
+        hz: args.hz,
+        repeat: args.repeat,
+        syscalls: args.syscalls.then_some(true),
+        tracer: args.tracer.map(|tracer| match tracer {
+            TracerArg::Sample => Tracer::Sample,
+            TracerArg::Dtrace => Tracer::Dtrace,
+            TracerArg::Perf => Tracer::Perf,
+        }),
+    }
 }
 
 fn put<T: serde::Serialize>(
@@ -261,6 +275,11 @@ mod tests {
             "cpu",
             "--hz",
             "99",
+            "--repeat",
+            "8",
+            "--syscalls",
+            "--tracer",
+            "perf",
         ])
         .unwrap();
         let spec = request.spec;
@@ -270,7 +289,10 @@ mod tests {
         assert_eq!(spec.limits.memory, Some(512 << 20));
         assert_eq!(spec.limits.pids, Some(100));
         assert_eq!((spec.priority, spec.retry), (-5, Some(0)));
-        assert_eq!(spec.trace.unwrap().hz, Some(99));
+        let trace = spec.trace.unwrap();
+        assert_eq!((trace.hz, trace.repeat), (Some(99), Some(8)));
+        assert_eq!(trace.tracer, Some(Tracer::Perf));
+        assert_eq!(trace.syscalls, Some(true));
         assert_eq!(check(&[]).unwrap().spec.trace, None);
     }
 
@@ -284,6 +306,8 @@ mod tests {
             (&["--priority", "1001"], "priority:"),
             (&["--retry", "21"], "retry:"),
             (&["--label", "a b"], "labels:"),
+            (&["--hz", "0"], "hz is from 1"),
+            (&["--repeat", "99"], "repeat is from 1"),
             (&["--id", "x"], "--id"),
         ] {
             let error = check(words).unwrap_err();

@@ -2,6 +2,7 @@
 //!
 //! Whatever stands in an answer is foreign text and is escaped here.
 
+use ntrace_protocol::compare::WhyStep;
 use ntrace_protocol::job::{JobView, RunView};
 use ntrace_protocol::report::Event;
 use ntrace_protocol::runner::{ArtefactView, RunnerView};
@@ -9,6 +10,8 @@ use ntrace_protocol::text::escape;
 use ntrace_protocol::worker::WorkerView;
 use ntrace_protocol::{JobState, Timestamp, WorkerState};
 use serde_json::Value;
+
+pub(crate) mod trace;
 
 use crate::screen::{Style, paint};
 use crate::table::{Table, age, short, size, took};
@@ -161,6 +164,9 @@ fn run(number: usize, run: &RunView, colours: bool) -> Vec<String> {
     if !used.is_empty() {
         add(used.join(", "));
     }
+    for line in run.trace.iter().flat_map(trace::summary) {
+        add(line);
+    }
     for note in &run.notes {
         add(format!("note: {}", escape(note)));
     }
@@ -215,6 +221,15 @@ pub(crate) fn unfinished(job: &JobView) -> String {
         job.state,
         job.id
     )
+}
+
+/// The chain of `why`, a line each.
+pub(crate) fn why(chain: &[WhyStep]) -> Vec<String> {
+    let line = |step: &WhyStep| {
+        let when = step.when.map(|when| when.to_string());
+        format!("{:<24}  {}", when.unwrap_or_default(), escape(&step.text))
+    };
+    chain.iter().map(line).collect()
 }
 
 /// The table of `workers`.

@@ -76,7 +76,7 @@ pub(crate) async fn look(
     job.ok_or_else(|| unknown(id))
 }
 
-fn unknown(id: JobId) -> WireError {
+pub(crate) fn unknown(id: JobId) -> WireError {
     WireError::new(Code::Enoent, format!("there is no job {id}")).on("id")
 }
 

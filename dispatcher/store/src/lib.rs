@@ -23,6 +23,7 @@ pub mod reader;
 mod row;
 pub mod schema;
 mod store;
+mod traced;
 
 pub use artefact::{ArtefactName, Caps, GetError, Piece, PutError};
 pub use db::{Counts, Fault};
@@ -38,3 +39,4 @@ pub use line::Line;
 pub use output::{AppendError, Appended, Extent, Output};
 pub use reader::{LogFile, ReadError};
 pub use store::{OpenError, Store};
+pub use traced::{Among, Behind, StoredProfile, Traced};

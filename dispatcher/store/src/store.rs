@@ -22,6 +22,7 @@ use crate::lease::{
     Decide, Leased, LiveRun, Loss, PastRun, Progress, RunError,
 };
 use crate::output::Output;
+use crate::traced::{Among, Behind, Traced};
 
 /// All that the dispatcher keeps, to be shared.
 #[derive(Clone, Debug)]
@@ -306,6 +307,55 @@ impl Store {
         job: JobId,
     ) -> Result<Vec<ArtefactView>, Fault> {
         self.db.artefacts(job).await
+    }
+
+    /// The last run of a job that left a profile.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn traced_job(
+        &self,
+        job: JobId,
+    ) -> Result<Option<Traced>, Fault> {
+        self.db.traced_job(job).await
+    }
+
+    /// A run, if it left a profile.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn traced_run(
+        &self,
+        run: RunId,
+    ) -> Result<Option<Traced>, Fault> {
+        self.db.traced_run(run).await
+    }
+
+    /// The traced ones among these jobs, newest first; no more than a few.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn traced_among(
+        &self,
+        among: Among,
+    ) -> Result<Vec<Traced>, Fault> {
+        self.db.traced_among(among).await
+    }
+
+    /// The job of a run.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn job_of_run(&self, run: RunId) -> Result<Option<JobId>, Fault> {
+        self.db.job_of_run(run).await
+    }
+
+    /// What is behind a job, besides its runs.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn behind(&self, job: JobId) -> Result<Option<Behind>, Fault> {
+        self.db.behind(job).await
     }
 
     /// A piece of an artefact, and whether it reaches the end.

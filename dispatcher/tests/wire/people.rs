@@ -291,3 +291,34 @@ async fn a_second_process_on_the_same_data_is_refused() {
     assert!(text.contains("in use by process"), "{text}");
     dispatcher.end().await;
 }
+
+#[tokio::test]
+async fn why_tells_the_chain_and_refuses_what_it_does_not_know() {
+    let (_temp, dispatcher, mut wire) = start(&[]).await;
+    let id = wire.push().await;
+    wire.push_with(json!({"priority": 3})).await;
+    let said = |chain: &Value| {
+        let steps = chain.as_array().unwrap().iter();
+        let texts = steps.map(|step| step["text"].as_str().unwrap());
+        texts.collect::<Vec<_>>().join("\n")
+    };
+    let waiting = said(&wire.call("why", json!([id])).await);
+    assert!(waiting.contains("jobs to be leased before it: 1"), "{waiting}");
+    assert!(waiting.contains("no runner is connected"), "{waiting}");
+    wire.next().await;
+    let run = wire.next().await;
+    wire.call("result", json!([run.end("lost", json!({}))])).await;
+    let run = wire.next().await;
+    wire.call("result", json!([run.end("done", json!({}))])).await;
+    let chain = wire.call("why", json!([id])).await;
+    let told = said(&chain);
+    for part in ["run 1 ended as lost", "queued again", "run 2 ended as done"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(chain[0]["when"], wire.status(&id).await["submitted"]);
+    let nobody = json!(["0192d3a4-5b6c-7d8e-9f00-112233445566"]);
+    assert_eq!(wire.refused("why", nobody).await, "ENOENT id");
+    assert_eq!(wire.refused("why", json!([5])).await, "EINVAL id");
+    assert_eq!(wire.refused("why", json!([])).await, "EINVAL id");
+    dispatcher.end().await;
+}

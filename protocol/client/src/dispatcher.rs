@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ntrace_protocol::compare::{DiffView, Document, Format, WhyStep};
 use ntrace_protocol::job::JobView;
 use ntrace_protocol::report::{Acked, Report};
 use ntrace_protocol::runner::{
@@ -24,6 +25,9 @@ use crate::result;
 
 /// How long a command may take that does not wait for anything.
 const PROMPT: Duration = Duration::from_secs(60);
+
+/// How long work on traces may take: the dispatcher bounds it itself.
+const TRACE_WORK: Duration = Duration::from_secs(120);
 
 /// What is added to a wait that the dispatcher bounds itself.
 const SLACK: Duration = Duration::from_secs(30);
@@ -77,6 +81,21 @@ pub struct AckReply {
     /// What was not taken.
     #[serde(default)]
     pub refused: Vec<Refused>,
+}
+
+/// Which document of a trace `export` is to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Export {
+    /// A job, a run, or `owner/repo@commit`.
+    pub trace: String,
+    /// As what.
+    pub format: Format,
+    /// The other side of a difference, if not the dispatcher's choice.
+    pub base: Option<String>,
+    /// Only this repetition of the command.
+    pub repetition: Option<u32>,
+    /// Whether graphs grow downwards.
+    pub icicle: bool,
 }
 
 /// A dispatcher at the other end of a connection.
@@ -327,6 +346,55 @@ impl Dispatcher {
         }
         let mut results = self.prompt("blob-put", &args).await?;
         result("blob-put", &mut results, 0)
+    }
+
+    /// `export`: a piece of a document that is made of traces, and whether
+    /// it was the last.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn export(
+        &self,
+        export: &Export,
+        offset: u64,
+        length: u64,
+    ) -> Result<(Document, Vec<u8>, bool), CallError> {
+        let options = json!({
+            "base": export.base, "repetition": export.repetition,
+            "icicle": export.icicle, "offset": offset, "length": length,
+        });
+        let args = [json!(export.trace), json!(export.format), options];
+        let mut results = self.peer.call("export", &args, TRACE_WORK).await?;
+        let document = result("export", &mut results, 0)?;
+        let text: String = result("export", &mut results, 1)?;
+        let bytes = STANDARD.decode(text).map_err(|e| {
+            CallError::Refused(WireError::new(Code::Eproto, e.to_string()))
+        })?;
+        Ok((document, bytes, result("export", &mut results, 2)?))
+    }
+
+    /// `diff`: what changed between two traces, by function.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn diff(
+        &self,
+        trace: &str,
+        base: Option<&str>,
+        top: Option<u32>,
+    ) -> Result<DiffView, CallError> {
+        let args = [json!(trace), json!(base), json!({"top": top})];
+        let mut results = self.peer.call("diff", &args, TRACE_WORK).await?;
+        result("diff", &mut results, 0)
+    }
+
+    /// `why` a job is as it is.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn why(&self, id: &str) -> Result<Vec<WhyStep>, CallError> {
+        let mut results = self.prompt("why", &[json!(id)]).await?;
+        result("why", &mut results, 0)
     }
 
     /// `runners`.

@@ -12,7 +12,9 @@ mod runner;
 
 pub use backoff::Backoff;
 pub use connect::{ConnectError, connect};
-pub use dispatcher::{AckReply, Dispatcher, ListFilter, ListPage, Refused};
+pub use dispatcher::{
+    AckReply, Dispatcher, Export, ListFilter, ListPage, Refused,
+};
 pub use logs::{LogEnd, LogStream, LogsOptions};
 pub use ntrace_session::{CallError, Peer};
 pub use runner::RunnerControl;

@@ -16,6 +16,7 @@ use ntrace_protocol::unit::duration_of_value;
 use ntrace_protocol::{Code, JobId, JobState, WireError};
 use ntrace_session::{Call, Config, Peer, Service, spawn};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -39,6 +40,12 @@ pub struct State {
     pub artefacts: Value,
     /// The content.
     pub content: Vec<u8>,
+    /// The answers to `diff` and `why`.
+    pub diff: Value,
+    /// The other one.
+    pub why: Value,
+    /// After so many pieces of a document another one is handed out.
+    pub changes_after: Option<u32>,
     /// Who is connected.
     pub peers: Vec<Peer>,
     /// Every command but ping is refused with this.
@@ -193,6 +200,9 @@ impl Service for Serving {
                 "stats" => Ok(vec![json!({"jobs": {"queued": 3}})]),
                 "artefacts" => Ok(vec![self.fake.state().artefacts.clone()]),
                 "blob-get" => Ok(self.blob(&args)),
+                "export" => Ok(self.document(&args)),
+                "diff" => Ok(vec![self.fake.state().diff.clone()]),
+                "why" => Ok(vec![self.fake.state().why.clone()]),
                 _ => Err(WireError::new(Code::Enocmd, "no such command")),
             }
         }
@@ -330,6 +340,38 @@ impl Serving {
         }
         self.fake.change(|all| drop(all.jobs.remove(&id)));
         Ok(vec![])
+    }
+
+    /// A piece of the content, as a document.
+    fn document(&self, args: &[Value]) -> Vec<Value> {
+        let mut all = self.fake.state();
+        if let Some(left) = &mut all.changes_after {
+            if *left == 0 {
+                all.content.push(b'!');
+            } else {
+                *left -= 1;
+            }
+        }
+        let digest = sha2::Sha256::digest(&all.content);
+        let hash: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+        let of = json!({
+            "runs": [{
+                "job": all.jobs.keys().next(),
+                "run_id": "0192d3a4-5b6c-7d8e-9f00-000000000001",
+                "submitted": "2026-11-21T09:00:00.000Z",
+            }],
+            "profiles": 1, "samples": 7, "cpu_seconds": 0.5,
+        });
+        let document = json!({
+            "name": "../../x", "mime": "image/svg+xml", "of": of,
+            "bytes": all.content.len(), "sha256": hash,
+            "warnings": ["few \u{1b}[2J samples"],
+        });
+        let from = args[2]["offset"].as_u64().unwrap() as usize;
+        let length = args[2]["length"].as_u64().unwrap() as usize;
+        let end = (from + length).min(all.content.len());
+        let piece = STANDARD.encode(&all.content[from..end]);
+        vec![document, json!(piece), json!(end == all.content.len())]
     }
 
     fn blob(&self, args: &[Value]) -> Vec<Value> {

@@ -14,3 +14,4 @@ mod pushing;
 mod showing;
 mod statuses;
 mod terminal;
+mod traces;
