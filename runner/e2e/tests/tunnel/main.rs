@@ -1,0 +1,7 @@
+//! Between the machines: `ntrace-runner check`, the tunnel, the services.
+//! Each module is one promise, each test one claim.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod check;
+mod script;
+mod units;
