@@ -207,7 +207,8 @@ async fn a_rust_crate_with_tests() {
 /// Repositories given by whoever runs the tests: below the directory
 /// `NTRACE_E2E_REPOS`, `{owner}/{repo}.git`, with a file `list` whose lines
 /// are `owner repo commit command`; the command by hand must give the same
-/// status as the job does.
+/// status as the job does. A command after `=` is also what the push asks
+/// for; without it the job runs what the tree's recipe says.
 #[tokio::test]
 async fn given_repositories_give_what_they_give_by_hand() {
     let Some(root) = std::env::var_os("NTRACE_E2E_REPOS") else {
@@ -227,7 +228,11 @@ async fn given_repositories_give_what_they_give_by_hand() {
         else {
             panic!("not owner repo commit command: {line}");
         };
-        let args = [json!(owner), json!(repo), json!(commit)];
+        let (command, options) = match command.strip_prefix('=') {
+            Some(run) => (run, json!({ "run": run })),
+            None => (command, json!({})),
+        };
+        let args = [json!(owner), json!(repo), json!(commit), options];
         let id = stage.ask("push", &args).await.unwrap()[0].clone();
         let id = id.as_str().unwrap().parse().unwrap();
         let job = stage.finished(id).await;
