@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::clock::Deadline;
 use crate::faults::{Fault, Faults};
 use crate::init::Plan;
@@ -93,8 +94,7 @@ fn forget_after_crash(zone: &Zone, disk: &mut Disk) -> Result<(), ZoneError> {
 
 fn layout(zone: &Zone, disk: &Disk, spec: &Spec) -> Result<Layout, BootError> {
     let place = &zone.place;
-    let base = place.images().join(&spec.base);
-    let base = if spec.host_image { base } else { base.join("root") };
+    let base = checkpoint::base_of(place, spec);
     if !base.is_dir() {
         return Err(BootError::NoImage(spec.base.clone()));
     }
@@ -128,6 +128,12 @@ fn layout(zone: &Zone, disk: &Disk, spec: &Spec) -> Result<Layout, BootError> {
     let mut lowers: Vec<PathBuf> =
         disk.layers.iter().map(|id| place.layers().join(id)).collect();
     lowers.reverse();
+    let checkpoints = disk
+        .snapshots
+        .iter()
+        .filter(|one| checkpoint::has_place(&one.name))
+        .map(|one| Checkpoint::of(place, &base, one))
+        .collect();
     lowers.push(base);
     let generation = zone.generation(disk.generation);
     make_generation(place, &generation, spec.upper)?;
@@ -138,6 +144,7 @@ fn layout(zone: &Zone, disk: &Disk, spec: &Spec) -> Result<Layout, BootError> {
         generation,
         upper_tmpfs,
         binds,
+        checkpoints,
         tmpfs: spec.tmpfs,
         owner: place.owner,
     })

@@ -13,6 +13,7 @@
 mod boot;
 mod cgroup;
 mod check;
+mod checkpoint;
 mod clock;
 mod condition;
 mod copy;

@@ -6,7 +6,7 @@
 //! following any.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
@@ -15,6 +15,7 @@ use rustix::mount::{
     MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::place::Owner;
 use crate::sys;
 
@@ -68,6 +69,8 @@ pub(crate) struct Layout {
     pub upper_tmpfs: Option<u64>,
     /// Directories of the host.
     pub binds: Vec<Bind>,
+    /// Snapshots to be shown.
+    pub checkpoints: Vec<Checkpoint>,
     /// Bytes of `/tmp`.
     pub tmpfs: u64,
     /// As whom the zone is run.
@@ -97,6 +100,7 @@ pub(crate) fn enter(layout: &Layout) -> Result<(), MountError> {
     tree.put(Path::new("tmp"), &tmp)?;
     own(&tree.root, Path::new("tmp"), layout.owner)
         .map_err(failed("own /tmp"))?;
+    tree.checkpoints(&layout.checkpoints)?;
     for (bind, mount) in layout.binds.iter().zip(&binds) {
         tree.put(&bind.target, mount)?;
     }
@@ -117,27 +121,7 @@ fn overlay(layout: &Layout) -> Result<OwnedFd, MountError> {
             own(CWD, &path, layout.owner).map_err(failed(step))?;
         }
     }
-    let joined = || {
-        let text = |path: &PathBuf| path.to_string_lossy().replace(':', "\\:");
-        layout.lowers.iter().map(text).collect::<Vec<_>>().join(":")
-    };
-    let one_by_one = |fs: BorrowedFd<'_>| {
-        layout.lowers.iter().try_for_each(|lower| {
-            let lower = lower.as_path();
-            rustix::mount::fsconfig_set_string(fs, "lowerdir+", lower)
-        })
-    };
-    let open = || {
-        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-            .map_err(failed(step))
-    };
-    let mut fs = open()?;
-    if one_by_one(fs.as_fd()).is_err() {
-        // Before Linux 6.5 layers are named in one string.
-        fs = open()?;
-        rustix::mount::fsconfig_set_string(&fs, "lowerdir", joined())
-            .map_err(failed(step))?;
-    }
+    let fs = open_overlay(&layout.lowers).map_err(failed(step))?;
     for (key, path) in [("upperdir", "up"), ("workdir", "work")] {
         rustix::mount::fsconfig_set_string(&fs, key, dir.join(path))
             .map_err(failed(step))?;
@@ -152,6 +136,72 @@ fn overlay(layout: &Layout) -> Result<OwnedFd, MountError> {
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(failed(step))
+}
+
+/// Begins an overlay over layers, topmost first.
+fn open_overlay(lowers: &[PathBuf]) -> rustix::io::Result<OwnedFd> {
+    let open = || rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
+    let fs = open()?;
+    let one_by_one = lowers.iter().try_for_each(|lower| {
+        rustix::mount::fsconfig_set_string(&fs, "lowerdir+", lower.as_path())
+    });
+    if one_by_one.is_ok() {
+        return Ok(fs);
+    }
+    // Before Linux 6.5 layers are named in one string.
+    let fs = open()?;
+    let text = |path: &PathBuf| path.to_string_lossy().replace(':', "\\:");
+    let joined = lowers.iter().map(text).collect::<Vec<_>>().join(":");
+    rustix::mount::fsconfig_set_string(&fs, "lowerdir", joined)?;
+    Ok(fs)
+}
+
+/// Mounts a snapshot, not yet anywhere.
+pub(crate) fn checkpoint(
+    checkpoint: &Checkpoint,
+    owner: Owner,
+) -> io::Result<OwnedFd> {
+    // An overlay of one layer is that layer.
+    if let [only] = checkpoint.lowers.as_slice() {
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mount = rustix::mount::open_tree(CWD, only, flags)?;
+        sys::mount_attributes(mount.as_fd(), NOSUID | NODEV | RDONLY)?;
+        return Ok(mount);
+    }
+    let fs = open_overlay(&checkpoint.lowers)?;
+    if !owner.is_root() {
+        rustix::mount::fsconfig_set_flag(&fs, "userxattr")?;
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(rustix::mount::fsmount(&fs, flags, attributes)?)
+}
+
+/// Attaches a mount below a root that somebody else may write to.
+pub(crate) fn put(
+    root: &Path,
+    target: &Path,
+    mount: &OwnedFd,
+    owner: Owner,
+) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty())?;
+    let tree = Tree { root, owner };
+    tree.put(target, mount).map_err(|error| error.source)
+}
+
+/// Takes a mount and its mount point away; no error if they are not there.
+pub(crate) fn take(target: &Path) -> io::Result<()> {
+    use rustix::io::Errno;
+    match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(rustix::fs::rmdir(target)?),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Takes hold of what is to be bound while host paths can still be walked,
@@ -341,6 +391,22 @@ impl Tree {
         self.put(Path::new("dev/pts"), &pts)?;
         let shm = tmpfs("mode=1777").map_err(failed("make /dev/shm"))?;
         self.put(Path::new("dev/shm"), &shm)
+    }
+
+    /// Shows the snapshots; one that cannot be shown is left out, as in the
+    /// original.
+    fn checkpoints(&self, all: &[Checkpoint]) -> Result<(), MountError> {
+        let step = || failed("fill /checkpoints");
+        let dir = tmpfs("size=256k,mode=755").map_err(step())?;
+        let path = Path::new(checkpoint::DIR);
+        self.put(path, &dir)?;
+        own(&self.root, path, self.owner).map_err(step())?;
+        for one in all {
+            if let Ok(mount) = checkpoint(one, self.owner) {
+                let _ = self.put(&one.target(), &mount);
+            }
+        }
+        Ok(())
     }
 
     fn run(&self, resolv: &[u8]) -> Result<(), MountError> {

@@ -68,6 +68,11 @@ impl SnapshotName {
         }
         Err(NotAName { text: text.to_owned(), wanted: "name of a snapshot" })
     }
+
+    /// As text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for ZoneId {

@@ -74,8 +74,9 @@ const ETC: [&str; 44] = [
 const SECRET: [&str; 5] = ["private", "snakeoil", "secret", "token", ".key"];
 
 /// Directories of the skeleton, with mode and owner (zone ids).
-const DIRS: [(&str, u32, u32); 23] = [
+const DIRS: [(&str, u32, u32); 24] = [
     (".zonecontrol", 0o700, 0),
+    ("checkpoints", 0o755, 0),
     ("dev", 0o755, 0),
     ("etc", 0o755, 0),
     ("home", 0o755, 0),

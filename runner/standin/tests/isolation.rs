@@ -566,8 +566,8 @@ fn an_image_is_installed_and_a_zone_made_from_it() {
     );
     assert_eq!(
         said.out,
-        "hello\n/bin /dev /etc /home /lib /lib64 /native /proc /root /run \
-         /sys /tmp\n",
+        "hello\n/bin /checkpoints /dev /etc /home /lib /lib64 /native /proc \
+         /root /run /sys /tmp\n",
         "{said:?}"
     );
     let (said, status) = host.job(&id, "echo $0; exit 6");

@@ -5,11 +5,13 @@ use serde_json::{Map, Value};
 use super::power::{boot, gone, halt_now, plain};
 use super::view::View;
 use super::{Call, Done, Failure, Outcome, timed_out};
+use crate::checkpoint::{self, Checkpoint};
 use crate::condition::Condition;
 use crate::faults::{Fault, Faults};
 use crate::halt;
 use crate::names::SnapshotName;
 use crate::snapshot;
+use crate::spec::Spec;
 use crate::sys;
 use crate::trash;
 use crate::zone::{LockKind, Zone};
@@ -66,9 +68,25 @@ pub(super) fn create(call: &Call<'_>) -> Outcome {
              'zones/{uuid}@vmsnap-{name}': {error}\n"
         ))
     })?;
+    show(&zone, &name)?;
     timed_out(&zone, "create_snapshot")?;
     trash::purge_behind(&call.place);
     Ok(Done::message(format!("Created snapshot {name} for VM {uuid}")))
+}
+
+/// Shows a new snapshot in its zone, if that is up. As in the original, a
+/// mount that fails is no failure of the command.
+fn show(zone: &Zone, name: &SnapshotName) -> Result<(), Failure> {
+    let Some(run) = zone.run() else { return Ok(()) };
+    let disk = zone.disk().map_err(plain)?;
+    let manifest = zone.manifest().map_err(plain)?;
+    let spec = Spec::of(&manifest, &disk.metadata.internal_metadata);
+    let base = checkpoint::base_of(&zone.place, &spec);
+    if let Some(made) = disk.snapshot(name) {
+        let made = Checkpoint::of(&zone.place, &base, made);
+        let _ = checkpoint::show(zone.place.owner, &run, &made);
+    }
+    Ok(())
 }
 
 /// `vmadm rollback-snapshot`: ends with the zone running, whatever it was.
@@ -154,6 +172,17 @@ pub(super) fn delete(call: &Call<'_>) -> Outcome {
         return Err(Failure::Error(format!(
             "No snapshot named \"{name}\" for {uuid}"
         )));
+    }
+    if let Some(run) = zone.run() {
+        let hidden = checkpoint::hide(call.place.owner, &run, &name);
+        hidden.map_err(|error| {
+            let why = match error.raw_os_error() {
+                Some(libc::EBUSY) => "busy".to_owned(),
+                _ => error.to_string(),
+            };
+            let path = format!("/checkpoints/{name}");
+            Failure::Error(format!("Command failed: umount: {path} {why}\n"))
+        })?;
     }
     snapshot::delete(&zone, &name).map_err(|error| {
         Failure::Error(format!(

@@ -18,7 +18,7 @@ const DONE_BACK: &str = "Rolled back snapshot clean for VM {U}";
 const BAD: &str = "Invalid snapshot name";
 const NO_KVM: &str = "snapshots for kvm VMs currently unsupported";
 
-pub(crate) const CASES: [Case; 17] = [
+pub(crate) const CASES: [Case; 19] = [
     Case {
         number: 1,
         given: |host| {
@@ -296,6 +296,69 @@ pub(crate) const CASES: [Case; 17] = [
             assert_eq!(now["alias"], "other");
             assert_eq!(now["nics"], after.before["nics"]);
         },
+    },
+    Case {
+        number: 46,
+        given: |host| {
+            let id = host.bare(&json!({}));
+            host.ok(&["start", &id]);
+            host.root(&id, "echo x > /root/mark");
+            id
+        },
+        steps: &[
+            vmadm(
+                &["create-snapshot", "{U}", "live"],
+                0,
+                "Created snapshot live for VM {U}",
+            ),
+            zlogin(&["{U}", "ls /checkpoints"], 0, "live\n", ""),
+            zlogin(&["{U}", "cat /checkpoints/live/root/mark"], 0, "x\n", ""),
+            zlogin(
+                &["{U}", "touch /checkpoints/live/y 2>/dev/null"],
+                1,
+                "",
+                "",
+            ),
+            vmadm(
+                &["delete-snapshot", "{U}", "live"],
+                0,
+                "Deleted snapshot live for VM {U}",
+            ),
+            zlogin(&["{U}", "ls /checkpoints"], 0, "", ""),
+        ],
+        then: |after| after.is("running", true),
+    },
+    Case {
+        number: 46,
+        given: |host| {
+            let id = host.bare(&json!({}));
+            host.ok(&["start", &id]);
+            host.root(&id, "echo x > /root/mark");
+            host.ok(&["stop", &id]);
+            id
+        },
+        steps: &[
+            vmadm(
+                &["create-snapshot", "{U}", "down"],
+                0,
+                "Created snapshot down for VM {U}",
+            ),
+            vmadm(&["start", "{U}"], 0, "Successfully started VM {U}"),
+            zlogin(&["{U}", "rm /root/mark; ls /checkpoints"], 0, "down\n", ""),
+            zlogin(&["{U}", "cat /checkpoints/down/root/mark"], 0, "x\n", ""),
+            vmadm(
+                &["create-snapshot", "{U}", "second"],
+                0,
+                "Created snapshot second for VM {U}",
+            ),
+            zlogin(
+                &["{U}", "cat /checkpoints/second/root/mark 2>/dev/null"],
+                1,
+                "",
+                "",
+            ),
+        ],
+        then: |after| after.is("running", true),
     },
 ];
 
