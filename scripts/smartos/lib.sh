@@ -404,6 +404,7 @@ was not made as a $1 by these scripts; choose another --alias"
     if $dry_run; then
         printf '+ vmadm create <<EOF\n%s\nEOF\n' "$(filled)"
         uuid=UUID-OF-$alias
+        # shellcheck disable=SC2034 # read by the scripts
         planned=true
         return 0
     fi
