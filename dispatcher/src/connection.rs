@@ -1,8 +1,8 @@
 //! One connection's side of the dispatcher: finds the command and runs it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use ntrace_protocol::WireError;
@@ -12,11 +12,19 @@ use ntrace_session::{Call, Peer, Service};
 use ntrace_store::Store;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::command::{Answer, about, artefact, job, logs, report, runner, why};
 use crate::engine::{Engine, From};
 use crate::stats::Stats;
 use crate::watchers::Watchers;
+
+/// So many beats are asked for in a lease.
+pub(crate) const BEATS_PER_LEASE: u32 = 3;
+/// So many missing ones end a connection.
+const BEATS_MISSED: u32 = 2;
+/// But no shorter silence: a busy machine is not a dead one.
+const SILENCE_LEAST: Duration = Duration::from_secs(1);
 
 /// What all connections work with.
 #[derive(Clone)]
@@ -30,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) busy: Arc<Busy>,
     pub(crate) max_line: usize,
     pub(crate) max_queue: u64,
+    pub(crate) lease: Duration,
     pub(crate) began: Instant,
 }
 
@@ -74,6 +83,8 @@ pub(crate) struct Connection {
     pub(crate) id: ConnId,
     pub(crate) peer: Peer,
     pub(crate) shared: Shared,
+    /// It has beaten, and is let go when it stops.
+    beats: AtomicBool,
 }
 
 impl Service for Connection {
@@ -98,6 +109,33 @@ impl Service for Connection {
 }
 
 impl Connection {
+    /// One that has said nothing yet.
+    pub(crate) fn new(id: ConnId, peer: Peer, shared: Shared) -> Self {
+        Self { id, peer, shared, beats: AtomicBool::new(false) }
+    }
+
+    /// It has beaten. Whoever does so once goes on; a link that is dead in
+    /// its middle is seen by that alone, and its runner would be given work
+    /// that never arrives. What it holds is kept until the lease is over.
+    pub(crate) fn beaten(&self) {
+        if self.beats.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let beats = self.shared.lease / BEATS_PER_LEASE * BEATS_MISSED;
+        let silence = beats.max(SILENCE_LEAST);
+        let peer = self.peer.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = peer.closed() => {}
+                () = peer.silent_for(silence) => {
+                    warn!(peer = %peer.addr(), ?silence,
+                        "a runner's beats stopped, its connection is closed");
+                    peer.close();
+                }
+            }
+        });
+    }
+
     /// Itself, for the engine.
     pub(crate) fn as_runner(&self) -> From {
         From { conn: self.id, peer: self.peer.clone() }

@@ -189,6 +189,7 @@ fn assemble(
         busy: Arc::new(Busy::default()),
         max_line: config.max_line,
         max_queue: config.max_queue,
+        lease: config.lease,
         began: began.into_std(),
     };
     (shared, task)
@@ -213,7 +214,7 @@ fn admit(
         };
         let engine = shared.engine.clone();
         let session = spawn(stream, config, |peer| {
-            Arc::new(Connection { id, peer: peer.clone(), shared })
+            Arc::new(Connection::new(id, peer.clone(), shared))
         });
         let Ok(session) = session else {
             // It was gone before it was there.

@@ -96,6 +96,7 @@ pub(crate) async fn beat(conn: &Connection, args: Vec<Value>) -> Answer {
     if runs.len() > NAMED_MAX {
         return Err(too_many("runs"));
     }
+    conn.beaten();
     let from = conn.as_runner();
     let engine = &conn.shared.engine;
     let drop = engine.ask(|reply| Request::Beat { from, runs, reply }).await?;

@@ -23,6 +23,7 @@ use super::registry::Registry;
 use super::{Engine, Load, NextReply, Request, WAITING_MAX};
 use crate::clock;
 use crate::command::report::decide;
+use crate::connection::BEATS_PER_LEASE;
 use crate::refusal::chain;
 use crate::stats::Stats;
 use crate::watchers::Watchers;
@@ -195,7 +196,7 @@ impl Task {
         let lease_ms = lease_ms.unwrap_or(u64::MAX);
         Welcome {
             lease_ms,
-            beat_ms: (lease_ms / 3).max(1),
+            beat_ms: (lease_ms / u64::from(BEATS_PER_LEASE)).max(1),
             keep: welcomed.keep,
             drop: welcomed.drop,
         }

@@ -241,6 +241,33 @@ async fn after_a_restart_nothing_expires_for_a_whole_lease() {
 }
 
 #[tokio::test]
+async fn a_runner_whose_beats_stop_is_let_go_and_gets_no_more_work() {
+    let (_temp, dispatcher, mut wire) = start(&["--lease", "1s"]).await;
+    // One that never beat may be as quiet as it likes: a person with nc.
+    let mut person = dispatcher.connect().await;
+    person.hello("person", json!([])).await;
+    let mut runner = dispatcher.connect().await;
+    runner.hello("r0", json!([])).await;
+    runner.call("beat", json!([[]])).await;
+    runner.send("next", json!([])).await;
+    // Its end of the connection stands, and nothing comes from it.
+    assert_eq!(runner.line().await, None);
+    let runners = wire.call("runners", json!([])).await;
+    let of = |name: &str| {
+        let all = runners.as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap().clone()
+    };
+    assert_eq!(of("r0")["connected"], json!(false));
+    assert_eq!(of("person")["connected"], json!(true));
+    // What is pushed now goes to who is there.
+    let id = wire.push().await;
+    let run = person.next().await;
+    assert_eq!(run.job, id);
+    assert_eq!(wire.status(&id).await["runs"].as_array().unwrap().len(), 1);
+    dispatcher.end().await;
+}
+
+#[tokio::test]
 async fn stop_reaches_the_runner_and_the_job_ends_as_stopped() {
     let (_temp, dispatcher, mut wire) = start(&[]).await;
     let id = wire.push().await;

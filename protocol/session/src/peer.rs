@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ntrace_protocol::WireError;
 use ntrace_protocol::message::{Answer, RawId, write_answer, write_request};
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::outbox::Outbox;
@@ -75,6 +75,9 @@ struct Inner {
     /// The peer will send nothing more; it may still read.
     ended_sending: CancellationToken,
     closed: CancellationToken,
+    born: Instant,
+    /// When it was heard last, in milliseconds since `born`.
+    heard_ms: AtomicU64,
 }
 
 impl Peer {
@@ -87,6 +90,8 @@ impl Peer {
             refusal: Mutex::new(None),
             ended_sending: CancellationToken::new(),
             closed: CancellationToken::new(),
+            born: Instant::now(),
+            heard_ms: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -180,6 +185,27 @@ impl Peer {
     /// Waits until the connection is over.
     pub async fn closed(&self) {
         self.inner.closed.cancelled().await;
+    }
+
+    /// Something came from the peer.
+    pub(crate) fn heard(&self) {
+        let ms = self.inner.born.elapsed().as_millis();
+        let ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        self.inner.heard_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Waits until nothing has come from the peer for so long. Of use with a
+    /// peer that gives signs of life: a link that is dead at its middle
+    /// stays open at its ends.
+    pub async fn silent_for(&self, limit: Duration) {
+        loop {
+            let heard = self.inner.heard_ms.load(Ordering::Relaxed);
+            let until = self.inner.born + Duration::from_millis(heard) + limit;
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
     }
 
     /// Waits until the peer will send nothing more: it half-closed, or the

@@ -223,7 +223,7 @@ impl<S: Service> Session<S> {
                 Some(()) = self.open.next() => {}
                 read = self.reader.read_buf(&mut self.buffer) => match read {
                     Ok(0) => return self.last_lines().await,
-                    Ok(_) => {}
+                    Ok(_) => self.peer.heard(),
                     Err(_) => return ReadEnd::Over,
                 },
                 () = sleep_until(line_end) => {

@@ -13,9 +13,16 @@ use tracing::{debug, info, warn};
 use super::service::FromDispatcher;
 use super::{Link, Shared, chain, ship};
 
-/// How often a connection is given up for lack of a sign of life: so many
-/// beats without an answer.
+/// A connection on which nothing came for so many beats is dead, although
+/// both of its ends may stand: a tunnel can die in its middle.
 const BEATS: u32 = 2;
+
+/// But not in less than this: short beats are for tests, and a busy machine
+/// is not a dead one.
+const SILENCE_LEAST: Duration = Duration::from_secs(1);
+
+/// So many beats an answer to one may take while other things come.
+const BEATS_LATE: u32 = 6;
 
 /// The bounds of what a dispatcher may ask for as the time between beats.
 const BEAT_LEAST: Duration = Duration::from_millis(10);
@@ -37,7 +44,9 @@ enum LinkError {
     Hello(#[source] CallError),
     #[error("the dispatcher closed the connection")]
     Ended,
-    #[error("the dispatcher gave no sign of life")]
+    #[error("nothing came from the dispatcher for {0:?}")]
+    Silent(Duration),
+    #[error("a beat was not answered")]
     Beat(#[source] CallError),
 }
 
@@ -95,7 +104,9 @@ async fn converse(shared: &Arc<Shared>, number: u64) -> LinkError {
     drop_all(shared, &welcome);
     let link = Link { dispatcher: dispatcher.clone(), number };
     shared.link.send_replace(Some(link));
+    let silence = (beat * BEATS).max(SILENCE_LEAST);
     tokio::select! {
+        () = peer.silent_for(silence) => LinkError::Silent(silence),
         () = peer.ended_sending() => LinkError::Ended,
         error = beats(shared, &dispatcher, beat) => error,
         error = refresh(shared, &dispatcher, changes) => error,
@@ -143,18 +154,19 @@ fn drop_all(shared: &Shared, welcome: &Welcome) {
     }
 }
 
-/// Gives signs of life for all held runs; ends when there is no answer.
+/// Gives signs of life for all held runs, the first at once: from then on
+/// the dispatcher expects them, and lets a connection go that has none.
 async fn beats(
     shared: &Shared,
     dispatcher: &Dispatcher,
     every: Duration,
 ) -> LinkError {
-    let mut ticks = interval_at(Instant::now() + every, every);
+    let mut ticks = interval_at(Instant::now(), every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let held = shared.held();
-        match dispatcher.beat(&held, every * BEATS).await {
+        match dispatcher.beat(&held, every * BEATS_LATE).await {
             Ok(dropped) => {
                 for run_id in dropped {
                     shared.drop_run(run_id, "its lease is over");
