@@ -49,6 +49,23 @@ impl Header {
         }
     }
 
+    /// The same, with texts and warnings cut to their bounds: for a header
+    /// that was read.
+    pub(crate) fn bounded(mut self) -> Self {
+        for text in [
+            &mut self.tracer,
+            &mut self.repository,
+            &mut self.commit,
+            &mut self.run_id,
+        ] {
+            text.truncate(text.floor_char_boundary(MAX_WARNING));
+        }
+        for sentence in std::mem::take(&mut self.warnings) {
+            self.warn(sentence);
+        }
+        self
+    }
+
     /// The CPU time that a number of samples stands for, in nanoseconds.
     pub fn nanoseconds(&self, samples: u64) -> u64 {
         if self.hz == 0 {

@@ -5,13 +5,17 @@
 //! each importer has bounds and named errors, and nothing recurses: a stack
 //! of ten thousand frames costs memory, not the program's own stack.
 
+pub mod folded;
 mod frame;
 mod header;
 mod names;
+pub mod pprof;
 mod profile;
 mod stacks;
 mod strings;
+pub mod svg;
 mod table;
+mod tree;
 
 pub use frame::{FrameId, FrameKind, FrameView, Symbol};
 pub use header::Header;

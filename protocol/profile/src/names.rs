@@ -106,6 +106,19 @@ pub fn perf_map<'a>(raw: &'a str, checkout: &str) -> Symbol<'a> {
     Symbol { system_name: raw.into(), ..Symbol::new(raw, kind) }
 }
 
+/// A name in a profile that another program made.
+pub(crate) fn foreign<'a>(raw: &'a str, module: &'a str) -> Symbol<'a> {
+    if module.starts_with("[kernel") {
+        let kind = FrameKind::Kernel;
+        return Symbol::new(raw, kind).in_module(module);
+    }
+    let mapped = perf_map(raw, "");
+    if mapped.name != raw || raw.starts_with("Builtin:") {
+        return mapped.in_module(module);
+    }
+    native(raw, module)
+}
+
 /// True for what tracers write when they have no name.
 pub(crate) fn is_unnamed(name: &str) -> bool {
     let hex = |digits: &str| {

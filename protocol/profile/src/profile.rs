@@ -185,6 +185,16 @@ impl Profile {
         self.samples.is_empty()
     }
 
+    /// Every frame, in order of first sight.
+    pub fn frame_ids(&self) -> impl Iterator<Item = FrameId> + use<> {
+        (0..self.frames.len() as u32).map(FrameId)
+    }
+
+    /// The process of a stack; `None` for the empty stack.
+    pub fn process_of(&self, stack: StackId) -> Option<FrameId> {
+        self.leaf_first(stack).last()
+    }
+
     /// A frame, to look at.
     pub fn view(&self, id: FrameId) -> FrameView<'_> {
         let frame = self.frames[id.0 as usize];
@@ -222,26 +232,41 @@ impl Profile {
     /// The share of frames, each as often as it was seen, that have a name;
     /// processes do not count. `None` when there is no frame.
     pub fn named_share(&self) -> Option<f64> {
-        // One pass from the children to their parents: how often each node
-        // was seen.
-        let mut seen = vec![0_u64; self.stacks.len()];
-        for sample in &self.samples {
-            seen[sample.stack.0 as usize] = sample.value.samples;
-        }
+        let seen = self.totals(|value| value.samples);
         let (mut all, mut unknown) = (0.0, 0.0);
-        for row in (1..seen.len()).rev() {
-            let stack = StackId(row as u32);
-            let parent = self.stacks.parent(stack).0 as usize;
-            seen[parent] = seen[parent].saturating_add(seen[row]);
-            let frame = self.frames[self.stacks.frame(stack).0 as usize];
-            match frame.kind {
+        for (row, seen) in seen.iter().enumerate().skip(1) {
+            let frame = self.frame_of(StackId(row as u32));
+            match self.frames[frame.0 as usize].kind {
                 FrameKind::Process => continue,
-                FrameKind::Unknown => unknown += seen[row] as f64,
+                FrameKind::Unknown => unknown += *seen as f64,
                 _ => {}
             }
-            all += seen[row] as f64;
+            all += *seen as f64;
         }
         (all > 0.0).then(|| 1.0 - unknown / all)
+    }
+
+    /// The weight of each node of the tree of stacks with all below it; the
+    /// first is the sum of all.
+    pub(crate) fn totals(&self, weight: impl Fn(Value) -> u64) -> Vec<u64> {
+        let mut totals = vec![0_u64; self.stacks.len()];
+        for sample in &self.samples {
+            totals[sample.stack.0 as usize] = weight(sample.value);
+        }
+        // Children have larger numbers than their parents.
+        for row in (1..totals.len()).rev() {
+            let parent = self.stacks.parent(StackId(row as u32)).0 as usize;
+            totals[parent] = totals[parent].saturating_add(totals[row]);
+        }
+        totals
+    }
+
+    pub(crate) fn parent(&self, stack: StackId) -> StackId {
+        self.stacks.parent(stack)
+    }
+
+    pub(crate) fn frame_of(&self, stack: StackId) -> FrameId {
+        self.stacks.frame(stack)
     }
 
     /// Adds everything that another profile saw. The header stays, but for

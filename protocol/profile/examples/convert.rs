@@ -1,0 +1,33 @@
+//! Converts a profile by hand: `convert FROM TO < in > out`.
+//!
+//! FROM: pprof, folded. TO: pprof, folded, svg, icicle, empty.
+
+use std::io::{self, Read as _, Write as _};
+
+use ntrace_profile::svg::{self, Growth, Options};
+use ntrace_profile::{Header, Profile, folded, pprof};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [from, to] = &words[..] else {
+        return Err("usage: convert FROM TO < in > out".into());
+    };
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes)?;
+    let header = Header { hz: 199, ..Header::default() };
+    let profile: Profile = match from.as_str() {
+        "pprof" => pprof::read(&bytes)?,
+        "folded" => folded::read(&bytes, header)?,
+        other => return Err(format!("cannot read {other:?}").into()),
+    };
+    let icicle = Options { growth: Growth::Icicle, ..Options::default() };
+    let out = match to.as_str() {
+        "pprof" => pprof::write(&profile),
+        "folded" => folded::write(&profile).into_bytes(),
+        "svg" => svg::flame(&[&profile], &Options::default()).into_bytes(),
+        "icicle" => svg::flame(&[&profile], &icicle).into_bytes(),
+        other => return Err(format!("cannot write {other:?}").into()),
+    };
+    io::stdout().write_all(&out)?;
+    Ok(())
+}

@@ -1,0 +1,346 @@
+//! What is written on a picture: title, figures, legend, and each box's
+//! details.
+
+use super::Options;
+use super::colour::{self, Rgb};
+use super::layout::Layout;
+use crate::frame::FrameKind;
+use crate::profile::Profile;
+use crate::tree::{Node, Side, Tree, Unit};
+
+/// Warnings that are shown; the others are counted.
+const MAX_WARNINGS: usize = 4;
+/// Characters of a line that fit.
+const MAX_LINE: usize = 170;
+/// A change of this part of the whole has the full colour.
+const FULL_CHANGE: f64 = 0.02;
+
+/// The texts and colours of a picture.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    pub(super) title: String,
+    pub(super) lines: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    pub(super) legend: Vec<(Rgb, String)>,
+    /// Why there is nothing to see, when there is nothing.
+    pub(super) reason: Option<Vec<String>>,
+    /// By place of the layout.
+    pub(super) colours: Vec<Rgb>,
+    pub(super) details: Vec<String>,
+}
+
+/// The words of a flame graph.
+pub(super) fn flame(
+    profiles: &[&Profile],
+    tree: &Tree,
+    layout: &Layout,
+    options: &Options,
+) -> Words {
+    let side = Side::New as usize;
+    let root = tree.nodes()[0];
+    let whole = root.total[side];
+    let mut words = Words {
+        title: title(profiles, options, "flame graph"),
+        lines: vec![figures(profiles)],
+        ..Words::default()
+    };
+    words.common(profiles, layout, options, whole == 0);
+    for place in &layout.places {
+        let node = &tree.nodes()[place.node as usize];
+        let name = tree.name(node);
+        words.colours.push(colour::of(node.kind, name));
+        words.details.push(format!(
+            "{} ({}), {} samples\nitself {} ({}), {}",
+            amount(tree.unit, node.total[side] as f64),
+            share(node.total[side], whole),
+            thousands(node.seen[side]),
+            amount(tree.unit, node.own[side] as f64),
+            share(node.own[side], whole),
+            node.kind.word(),
+        ));
+    }
+    words.legend = legend(tree, side, whole);
+    words
+}
+
+/// The words of a differential flame graph.
+pub(super) fn diff(
+    base: &[&Profile],
+    new: &[&Profile],
+    tree: &Tree,
+    layout: &Layout,
+    side: Side,
+    options: &Options,
+) -> Words {
+    let runs = [base.len().max(1) as f64, new.len().max(1) as f64];
+    let per_run = |values: [u64; 2]| {
+        [values[0] as f64 / runs[0], values[1] as f64 / runs[1]]
+    };
+    let whole = per_run(tree.nodes()[0].total);
+    let wide = ["base", "new"][side as usize];
+    let all: Vec<&Profile> = base.iter().chain(new).copied().collect();
+    let default = format!("what changed, widths of the {wide} commit");
+    let mut words = Words {
+        title: title(new, options, &default),
+        lines: vec![
+            format!("base: {}", one_side(base)),
+            format!("new: {}", one_side(new)),
+        ],
+        ..Words::default()
+    };
+    let unseen = tree.nodes()[0].total[side as usize] == 0;
+    words.common(&all, layout, options, unseen);
+    let scale = scale(tree, per_run, whole);
+    let unit = tree.unit;
+    for place in &layout.places {
+        let node = &tree.nodes()[place.node as usize];
+        let (own, total) = (per_run(node.own), per_run(node.total));
+        let change = (own[1] - own[0]) / scale;
+        words.colours.push(colour::of_change(change));
+        words.details.push(format!(
+            "itself {}\nwith callees {}",
+            step(unit, own),
+            step(unit, total)
+        ));
+    }
+    let (more, less) = (colour::of_change(0.7), colour::of_change(-0.7));
+    words.legend = vec![
+        (more, "more CPU itself than in the base".to_owned()),
+        (less, "less".to_owned()),
+        (colour::of_change(0.0), "the same".to_owned()),
+    ];
+    let other = 1 - side as usize;
+    let gone: f64 = tree
+        .nodes()
+        .iter()
+        .filter(|node| node.total[side as usize] == 0)
+        .map(|node| per_run(node.own)[other])
+        .sum();
+    if gone > 0.0 && !unseen {
+        words.lines.push(format!(
+            "not in this picture: {} of stacks that only the {} commit has",
+            amount(unit, gone),
+            ["base", "new"][other]
+        ));
+    }
+    words
+}
+
+impl Words {
+    fn common(
+        &mut self,
+        profiles: &[&Profile],
+        layout: &Layout,
+        options: &Options,
+        empty: bool,
+    ) {
+        if layout.hidden > 0 {
+            self.lines.push(format!(
+                "{} boxes are too narrow to draw ({:.1} % of the whole)",
+                thousands(layout.hidden as u64),
+                layout.hidden_share * 100.0
+            ));
+        }
+        let mut warnings: Vec<&String> = Vec::new();
+        for profile in profiles {
+            for sentence in &profile.header.warnings {
+                if !warnings.contains(&sentence) {
+                    warnings.push(sentence);
+                }
+            }
+        }
+        if empty {
+            self.reason = Some(reason(profiles, &warnings, options));
+            return;
+        }
+        let more = warnings.len().saturating_sub(MAX_WARNINGS);
+        self.warnings = warnings
+            .iter()
+            .take(MAX_WARNINGS)
+            .flat_map(|sentence| wrap(sentence))
+            .collect();
+        if more > 0 {
+            self.warnings.push(format!("and {more} more warnings"));
+        }
+    }
+}
+
+/// Why there are no samples, in lines.
+fn reason(
+    profiles: &[&Profile],
+    warnings: &[&String],
+    options: &Options,
+) -> Vec<String> {
+    let mut lines = vec!["There is nothing to draw: no samples.".to_owned()];
+    if let Some(reason) = &options.reason {
+        lines.extend(wrap(reason));
+    }
+    lines.extend(warnings.iter().flat_map(|sentence| wrap(sentence)));
+    if lines.len() == 1 {
+        let hz = profiles.iter().map(|p| p.header.hz).max().unwrap_or(0);
+        lines.push(match hz {
+            0 => "The tracer left no reason.".to_owned(),
+            hz => format!(
+                "At {hz} samples a second, work of less than {:.0} ms of \
+                 CPU may not be seen.",
+                1000.0 / f64::from(hz)
+            ),
+        });
+    }
+    lines
+}
+
+fn title(profiles: &[&Profile], options: &Options, default: &str) -> String {
+    if let Some(title) = &options.title {
+        return title.clone();
+    }
+    let Some(header) = profiles.first().map(|profile| &profile.header) else {
+        return default.to_owned();
+    };
+    let commit: String = header.commit.chars().take(12).collect();
+    let parts = [header.repository.as_str(), commit.as_str(), default];
+    let said: Vec<&str> =
+        parts.into_iter().filter(|part| !part.is_empty()).collect();
+    said.join(" · ")
+}
+
+/// The figures of one side of a comparison.
+fn one_side(profiles: &[&Profile]) -> String {
+    let first = profiles.first().map(|profile| &profile.header);
+    let commit = first.map_or("", |header| header.commit.as_str());
+    let commit: String = commit.chars().take(12).collect();
+    let runs = match profiles.len() {
+        1 => "1 run".to_owned(),
+        runs => format!("{runs} runs"),
+    };
+    let parts = [commit, runs, figures(profiles)];
+    let said: Vec<String> =
+        parts.into_iter().filter(|part| !part.is_empty()).collect();
+    said.join(" · ")
+}
+
+/// Samples, rate, CPU time, lost, named share: the sum of some profiles.
+fn figures(profiles: &[&Profile]) -> String {
+    let (mut samples, mut cpu, mut lost, mut throttled) = (0, 0, 0, 0);
+    let (mut named, mut weight) = (0.0, 0.0);
+    for profile in profiles {
+        let total = profile.total();
+        samples += total.samples;
+        cpu += total.cpu_ns;
+        lost += profile.header.lost;
+        throttled += profile.header.throttled;
+        if let Some(share) = profile.named_share() {
+            named += share * total.samples as f64;
+            weight += total.samples as f64;
+        }
+    }
+    let header = profiles.first().map(|profile| profile.header.clone());
+    let header = header.unwrap_or_default();
+    let mut parts = vec![format!("{} samples", thousands(samples))];
+    if header.hz > 0 {
+        parts[0] += &format!(" at {} Hz", header.hz);
+    }
+    if cpu > 0 {
+        let text = amount(Unit::Nanoseconds, cpu as f64);
+        parts.push(format!("{text} of CPU"));
+    }
+    parts.push(format!("{} lost", thousands(lost)));
+    if throttled > 0 {
+        parts.push(format!("throttled {} times", thousands(throttled)));
+    }
+    if weight > 0.0 {
+        let named = named / weight * 100.0;
+        parts.push(format!("{named:.1} % of frames named"));
+    }
+    if !header.tracer.is_empty() {
+        let kernel = if header.kernel { "with" } else { "without" };
+        parts.push(format!("{}, {kernel} kernel frames", header.tracer));
+    }
+    parts.join(" · ")
+}
+
+/// Each kind with its share of the CPU itself, the largest first.
+fn legend(tree: &Tree, side: usize, whole: u64) -> Vec<(Rgb, String)> {
+    let mut own = [0_u64; FrameKind::ALL.len()];
+    let mut there = [false; FrameKind::ALL.len()];
+    for node in tree.nodes().iter().skip(1) {
+        own[node.kind as usize] += node.own[side];
+        there[node.kind as usize] = true;
+    }
+    let mut kinds: Vec<FrameKind> = FrameKind::ALL.into();
+    kinds.retain(|kind| there[*kind as usize]);
+    kinds.sort_by_key(|kind| std::cmp::Reverse(own[*kind as usize]));
+    let text = |kind: FrameKind| match own[kind as usize] {
+        0 => kind.word().to_owned(),
+        own => format!("{} {}", kind.word(), share(own, whole)),
+    };
+    kinds.iter().map(|kind| (colour::of_kind(*kind), text(*kind))).collect()
+}
+
+/// The change that has the full colour: the largest of one node, but at
+/// least a part of the whole, so that noise alone stays pale.
+fn scale(
+    tree: &Tree,
+    per_run: impl Fn([u64; 2]) -> [f64; 2],
+    whole: [f64; 2],
+) -> f64 {
+    let change = |node: &Node| {
+        let own = per_run(node.own);
+        (own[1] - own[0]).abs()
+    };
+    let most = tree.nodes().iter().map(change).fold(0.0, f64::max);
+    most.max(whole[0].max(whole[1]) * FULL_CHANGE).max(1.0)
+}
+
+fn step(unit: Unit, values: [f64; 2]) -> String {
+    let change = values[1] - values[0];
+    let sign = if change < 0.0 { "−" } else { "+" };
+    let change = amount(unit, change.abs());
+    let (base, new) = (amount(unit, values[0]), amount(unit, values[1]));
+    format!("{base} → {new} ({sign}{change})")
+}
+
+/// An amount with its unit.
+fn amount(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Samples => format!("{value:.0} samples"),
+        Unit::Nanoseconds if value >= 1e9 => format!("{:.2} s", value / 1e9),
+        Unit::Nanoseconds if value == 0.0 => "0 s".to_owned(),
+        Unit::Nanoseconds => format!("{:.1} ms", value / 1e6),
+    }
+}
+
+fn share(part: u64, whole: u64) -> String {
+    format!("{:.1} %", part as f64 / whole.max(1) as f64 * 100.0)
+}
+
+/// A number with commas between the thousands.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A sentence in lines that fit.
+fn wrap(sentence: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in sentence.split_whitespace() {
+        let line = lines.last_mut().expect("there is a first line");
+        let both = line.chars().count() + word.chars().count();
+        if !line.is_empty() && both >= MAX_LINE {
+            lines.push(word.to_owned());
+            continue;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines
+}
