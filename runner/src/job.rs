@@ -8,7 +8,11 @@
 mod artefacts;
 mod command;
 mod environment;
+mod evidence;
+mod keep;
 mod limits;
+mod running;
+mod trace;
 mod verdict;
 mod work;
 
@@ -16,10 +20,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ntrace_client::Backoff;
-use ntrace_protocol::report::{
-    End, EndTag, Event, MAX_PARENTS, Outcome, Phase,
-};
+use ntrace_protocol::report::{End, EndTag, Event, MAX_PARENTS, Phase};
 use ntrace_protocol::runner::Assignment;
+use ntrace_protocol::trace::TraceSummary;
 use ntrace_protocol::{Reason, Source, Usage};
 use ntrace_source::{Cache, CommitId, Repository, SourceError, Tree};
 use ntrace_zones::{Inside, Vm, Worker};
@@ -28,10 +31,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::uplink::{Job, RunOut, StopSignal, StopWhy};
-use command::{Finished, Watch};
+use keep::Keepsakes;
 pub use limits::{Baseline, Policy};
 use limits::{Plan, plan};
-use verdict::{Facts, Met, Verdict, judge};
+pub use trace::Tracers;
+use verdict::{Met, Verdict};
 use work::Work;
 
 /// How long a commit may take to be brought.
@@ -53,6 +57,8 @@ pub struct Context {
     pub sources: Cache,
     /// Limits that the runner grants.
     pub policy: Policy,
+    /// What traces the runs.
+    pub tracers: Tracers,
 }
 
 /// A clean worker with nothing in it.
@@ -79,6 +85,8 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         stop,
         context,
         usage: Usage::default(),
+        trace: None,
+        keep: Keepsakes::default(),
     };
     let own = run.place.vm.ntrace.as_ref();
     let place = own.map(place_of);
@@ -90,7 +98,7 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
     if let Some(text) = verdict.note.clone() {
         run.out.event(Event::Note { text }).await;
     }
-    let usage = run.usage;
+    let (usage, trace) = (run.usage, run.trace);
     info!(
         job = %assignment.id,
         run = %assignment.run_id,
@@ -105,7 +113,7 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         sentence: verdict.sentence,
         exit: verdict.exit,
         usage: Some(usage),
-        trace: None,
+        trace,
         last: BTreeMap::new(),
     })
     .await;
@@ -130,6 +138,9 @@ struct Run<'a> {
     stop: StopSignal,
     context: &'a Context,
     usage: Usage,
+    trace: Option<TraceSummary>,
+    /// What the runner itself made of this run.
+    keep: Keepsakes,
 }
 
 impl Run<'_> {
@@ -147,10 +158,12 @@ impl Run<'_> {
         if let Some(setup) = work.setup.clone()
             && let Err(verdict) = self.set_up(&plan, &work, &setup).await
         {
+            // There may be evidence.
+            self.send_kept().await;
             return verdict;
         }
-        let verdict = self.run(&plan, &work).await;
-        self.collect(&plan, &work, &verdict).await;
+        let (verdict, traces) = self.run(&plan, &work).await;
+        self.collect(&plan, &work, &verdict, traces).await;
         verdict
     }
 
@@ -289,108 +302,12 @@ impl Run<'_> {
         }
     }
 
-    async fn set_up(
-        &mut self,
-        plan: &Plan,
-        work: &Work,
-        setup: &str,
-    ) -> Result<(), Verdict> {
-        self.out.event(Event::Setup { begins: true }).await;
-        let argv = environment::shell(setup);
-        let watch = Watch { time: plan.setup_time, ..Watch::of(plan) };
-        let began = Instant::now();
-        let finished = self.supervise(argv, work, plan, watch).await;
-        self.phase("setup", began);
-        self.out.event(Event::Setup { begins: false }).await;
-        let facts = self.facts(finished).await;
-        let verdict = judge(&facts, "the set-up");
-        match (verdict.outcome, verdict.reason) {
-            (Outcome::Done, _) => Ok(()),
-            (_, Some(Reason::Exit | Reason::Signal)) => {
-                let reason = Some(Reason::Setup);
-                Err(Verdict { reason, ..verdict })
-            }
-            _ => Err(verdict),
-        }
-    }
-
-    async fn run(&mut self, plan: &Plan, work: &Work) -> Verdict {
-        let before = self.used().await;
-        self.out.event(Event::Phase { phase: Phase::Running }).await;
-        let argv = work.argv.clone();
-        let began = Instant::now();
-        let finished = self.supervise(argv, work, plan, Watch::of(plan)).await;
-        self.phase("run", began);
-        self.usage.wall_ms = self.usage.phases_ms.get("run").copied();
-        self.usage.output_bytes = Some(finished.output_bytes);
-        let after = self.used().await;
-        let cpu = after.cpu_ms.zip(before.cpu_ms);
-        let cpu = cpu.map(|(after, before)| after.saturating_sub(before));
-        self.usage.cpu_ms = cpu.or(finished.cpu_ms);
-        self.usage.max_rss = after.max_rss.or(finished.max_rss);
-        judge(&self.facts(finished).await, "the command")
-    }
-
-    async fn supervise(
-        &self,
-        argv: Vec<String>,
-        work: &Work,
-        plan: &Plan,
-        watch: Watch,
-    ) -> Finished {
-        let env = environment::variables(self.assignment, &work.env);
-        let spec = match environment::spec(argv, env) {
-            Ok(spec) => spec,
-            Err(error) => return Finished::not_started(chain(&error)),
-        };
-        let spec = match plan.pids {
-            Some(limit) => spec.with_pids(limit),
-            None => spec,
-        };
-        command::supervise(
-            self.place.worker,
-            self.place.inside,
-            spec,
-            watch,
-            self.stop.clone(),
-            self.out,
-        )
-        .await
-    }
-
-    async fn facts(&self, finished: Finished) -> Facts {
-        Facts {
-            ended: finished.ended,
-            command: finished.command,
-            met: self.met().await,
-        }
-    }
-
-    /// Brings artefacts home. What cannot be had is noted; it does not
-    /// change the verdict.
-    async fn collect(&mut self, plan: &Plan, work: &Work, verdict: &Verdict) {
-        self.out.event(Event::Phase { phase: Phase::Collecting }).await;
-        if work.artefacts.is_empty() || verdict.outcome == Outcome::Lost {
-            return;
-        }
-        let began = Instant::now();
-        let mut stop = self.stop.clone();
-        let collect =
-            artefacts::collect(self.place.inside, plan, work, self.out);
-        let notes = tokio::select! {
-            notes = collect => notes,
-            () = dropped(&mut stop) => Vec::new(),
-        };
-        self.phase("collect", began);
-        for text in notes {
-            self.out.event(Event::Note { text }).await;
-        }
-    }
-
+    /// Adds to the time that a phase took.
     fn phase(&mut self, name: &str, began: Instant) {
         let ms = u64::try_from(began.elapsed().as_millis());
         let ms = ms.unwrap_or(u64::MAX);
-        self.usage.phases_ms.insert(name.to_owned(), ms);
+        let sum = self.usage.phases_ms.entry(name.to_owned()).or_default();
+        *sum = sum.saturating_add(ms);
     }
 
     /// What the place has counted so far; empty where it counts nothing.

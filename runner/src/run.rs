@@ -11,6 +11,7 @@ use ntrace_protocol::unit::format_duration;
 use ntrace_session::Listener;
 use ntrace_source::Cache;
 use ntrace_spool::{Options, Spool};
+use ntrace_tracers::Choice;
 use ntrace_zones::{
     Carrier, Driver, Local, Programs, Ssh, SshAddress, SshOptions,
 };
@@ -19,9 +20,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, GlobalZone, host_name};
+use crate::config::{Config, GlobalZone, Tracer, host_name};
 use crate::control::{self, Control};
-use crate::job::{Context, Policy};
+use crate::job::{Context, Policy, Tracers};
 use crate::uplink::{Uplink, UplinkConfig, Waits};
 use crate::worker::{Roster, RosterConfig};
 use crate::workers::Workers;
@@ -156,7 +157,20 @@ async fn roster(config: &Config, data: &Path) -> anyhow::Result<Roster> {
         snapshot: config.snapshot.as_str().to_owned(),
         reset_after: config.reset_after,
     };
-    Ok(Roster::new(roster_config, driver, Context { sources, policy }))
+    let tracers = Tracers::new(choice(config.tracer), data);
+    let context = Context { sources, policy, tracers };
+    Ok(Roster::new(roster_config, driver, context))
+}
+
+fn choice(tracer: Tracer) -> Choice {
+    use ntrace_protocol::trace::Tracer as Kind;
+    match tracer {
+        Tracer::Auto => Choice::Auto,
+        Tracer::Dtrace => Choice::Only(Kind::Dtrace),
+        Tracer::Sample => Choice::Only(Kind::Sample),
+        Tracer::Perf => Choice::Only(Kind::Perf),
+        Tracer::None => Choice::Never,
+    }
 }
 
 /// The way to the global zone.

@@ -15,12 +15,14 @@ use ntrace_protocol::report::{Event, Stream};
 use ntrace_zones::{
     Ended as ZoneEnded, Ending, Inside, JobSpec, Run, Signal, Worker,
 };
-use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
+use super::evidence::Scene;
+use super::keep::Keepsakes;
 use super::limits::Plan;
+use super::trace::Live;
 use super::verdict::{Command, Ended};
 use super::{chain, environment};
 use crate::uplink::{RunOut, StopSignal, StopWhy};
@@ -28,9 +30,6 @@ use crate::uplink::{RunOut, StopSignal, StopWhy};
 /// How long a command has between TERM and KILL, unless who stops it says
 /// otherwise.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// How long evidence may take to gather.
-const EVIDENCE: Duration = Duration::from_secs(3);
 
 /// How long a signal may take to be delivered.
 const DELIVER: Duration = Duration::from_secs(5);
@@ -53,13 +52,37 @@ pub(super) struct Watch {
     pub(super) time: Option<Duration>,
     pub(super) silence: Option<Duration>,
     pub(super) output: Option<u64>,
+    /// What earlier repetitions used of the time and of the output.
+    pub(super) spent: Spent,
+}
+
+/// What a command has used of its limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spent {
+    pub(super) time: Duration,
+    pub(super) output: u64,
 }
 
 impl Watch {
     /// For the command of a plan.
     pub(super) fn of(plan: &Plan) -> Self {
-        Self { time: plan.time, silence: plan.silence, output: plan.output }
+        Self {
+            time: plan.time,
+            silence: plan.silence,
+            output: plan.output,
+            spent: Spent::default(),
+        }
     }
+}
+
+/// Where a command runs, and what looks at it.
+#[derive(Clone, Copy)]
+pub(super) struct Stage<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) inside: &'a Inside,
+    pub(super) live: &'a Mutex<Live>,
+    pub(super) keep: &'a Keepsakes,
+    pub(super) out: &'a RunOut,
 }
 
 /// A command that is over.
@@ -141,15 +164,21 @@ impl Progress {
     }
 }
 
+impl<'a> Stage<'a> {
+    fn scene(self) -> Scene<'a> {
+        let Self { worker, inside, live, keep, out, .. } = self;
+        Scene { worker, inside, live, keep, out }
+    }
+}
+
 /// Runs a command to its end.
 pub(super) async fn supervise(
-    worker: &Worker,
-    inside: &Inside,
+    stage: Stage<'_>,
     spec: JobSpec,
     watch: Watch,
     stop: StopSignal,
-    out: &RunOut,
 ) -> Finished {
+    let Stage { inside, out, .. } = stage;
     let began = Instant::now();
     // The place gives up later than we do: we end commands ourselves.
     let run = match inside.run(&spec, began + NEVER) {
@@ -159,14 +188,14 @@ pub(super) async fn supervise(
     let progress = Progress::new(began);
     let Run { stdout, stderr, ending } = run;
     let pumps = async {
-        let limit = watch.output;
+        let spent = watch.spent.output;
+        let limit = watch.output.map(|most| most.saturating_sub(spent));
         tokio::join!(
             pump(stdout, Stream::Stdout, &progress, limit, out),
             pump(stderr, Stream::Stderr, &progress, limit, out),
         )
     };
-    let clocks =
-        Clocks { worker, inside, watch, began, progress: &progress, out };
+    let clocks = Clocks { stage, watch, began, progress: &progress };
     let ended = clocks.watch(pin!(pumps), stop).await;
     report_gaps(&progress, out).await;
     finish(ending, ended, &progress).await
@@ -251,12 +280,10 @@ async fn finish(
 
 /// Everything that can end a command from outside.
 struct Clocks<'a> {
-    worker: &'a Worker,
-    inside: &'a Inside,
+    stage: Stage<'a>,
     watch: Watch,
     began: Instant,
     progress: &'a Progress,
-    out: &'a RunOut,
 }
 
 impl Clocks<'_> {
@@ -274,6 +301,7 @@ impl Clocks<'_> {
         let (ended, grace) = match why {
             Why::Dropped => {
                 // Nobody wants to know any more.
+                self.stage.live.lock().await.drop_it();
                 self.halt_during(&mut pumps).await;
                 return Some(Ended::Asked);
             }
@@ -299,7 +327,9 @@ impl Clocks<'_> {
 
     async fn halt_during<F: Future>(&self, pumps: &mut Pin<&mut F>) {
         let halt = async {
-            let halted = self.worker.halt(Instant::now() + HALT).await;
+            let Stage { worker, live, .. } = self.stage;
+            live.lock().await.end_before_halt().await;
+            let halted = worker.halt(Instant::now() + HALT).await;
             if let Err(error) = halted {
                 // The reset that follows halts again, and tells.
                 warn!(error = chain(&error), "cannot halt a worker");
@@ -313,12 +343,13 @@ impl Clocks<'_> {
 
     async fn reason_to_end(&self, stop: &mut StopSignal) -> Why {
         let time = self.watch.time.unwrap_or(NEVER);
+        let left = time.saturating_sub(self.watch.spent.time);
         tokio::select! {
             stopped = stop.stopped() => match stopped.why {
                 StopWhy::Asked => Why::Asked(stopped.grace),
                 StopWhy::Dropped => Why::Dropped,
             },
-            () = sleep_until(self.began + time) => {
+            () = sleep_until(self.began + left) => {
                 Why::Limit(Ended::Timeout(time))
             }
             limit = self.silence() => Why::Limit(Ended::Silence(limit)),
@@ -355,44 +386,24 @@ impl Clocks<'_> {
     /// Evidence first where a clock ran out, then TERM.
     async fn ask_to_end(&self, ended: Ended) {
         if matches!(ended, Ended::Timeout(_) | Ended::Silence(_)) {
-            self.gather_evidence().await;
+            self.stage.scene().gather().await;
         }
         self.signal(Signal::Term).await;
     }
 
-    async fn gather_evidence(&self) {
-        match self.inside.ps(Instant::now() + EVIDENCE).await {
-            Ok(processes) => {
-                let processes = processes.iter().map(|p| {
-                    json!({
-                        "pid": p.pid, "ppid": p.ppid, "state": p.state,
-                        "wchan": p.wchan, "args": p.argv.join(" "),
-                        "rss": p.rss,
-                    })
-                });
-                let processes = processes.take(MAX_EVIDENCE).collect();
-                self.out.event(Event::Evidence { processes }).await;
-            }
-            Err(error) => {
-                let text = format!("no evidence: {}", chain(&error));
-                self.out.event(Event::Note { text }).await;
-            }
-        }
-    }
-
     async fn signal(&self, signal: Signal) {
         let deadline = Instant::now() + DELIVER;
-        let sent =
-            self.inside.kill(&environment::user(), signal, deadline).await;
+        let sent = self
+            .stage
+            .inside
+            .kill(&environment::user(), signal, deadline)
+            .await;
         if let Err(error) = sent {
             // The next step is harder, so this is only worth a line.
             warn!(error = chain(&error), "cannot signal a job");
         }
     }
 }
-
-/// Processes that evidence lists at most.
-const MAX_EVIDENCE: usize = 500;
 
 enum Why {
     Asked(Duration),

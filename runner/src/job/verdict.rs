@@ -99,6 +99,17 @@ impl Verdict {
         }
     }
 
+    /// The same of one of several repetitions.
+    pub(super) fn of_repetition(mut self, repetition: u32, of: u32) -> Self {
+        if of > 1
+            && self.outcome != Outcome::Done
+            && let Some(sentence) = &mut self.sentence
+        {
+            sentence.push_str(&format!(", in repetition {repetition} of {of}"));
+        }
+        self
+    }
+
     fn with(mut self, exit: Option<Exit>) -> Self {
         self.exit = exit;
         self

@@ -1,1 +1,24 @@
-//! Tracers behind one trait.
+//! Tracers behind one trait, and evidence of hanging jobs.
+//!
+//! A tracer runs outside of the zone and sees only the zone. It is started
+//! before a job's command and finished after it; in between it can be asked
+//! for the last seconds. Must not know what a job is, nor where traces are
+//! kept. Invariant: whatever a tracer does, it is a value: none of its
+//! failures can fail a job.
+
+mod choice;
+mod dtrace;
+mod environment;
+pub mod evidence;
+mod preload;
+mod render;
+mod tracer;
+
+pub use choice::{Choice, Chosen, Place, choose};
+pub use dtrace::Dtrace;
+pub use environment::{Additions, OPT_OUT, add};
+pub use preload::Preload;
+pub use render::node_trace;
+pub use tracer::{
+    Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
+};

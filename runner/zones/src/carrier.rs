@@ -79,6 +79,15 @@ impl Handle {
         }
     }
 
+    /// Asks it to end as the interrupt key does, where a signal reaches it.
+    /// Over ssh none does: there the closed stdin says the same.
+    pub fn interrupt(&mut self) {
+        match self {
+            Self::Local(child) => child.interrupt(),
+            Self::Ssh(_) => {}
+        }
+    }
+
     /// Kills it, with all of its process group where that is possible.
     pub fn kill(&mut self) {
         match self {

@@ -13,6 +13,8 @@ pub enum Program {
     Vmadm,
     /// Runs a command in a zone.
     Zlogin,
+    /// Watches from the global zone.
+    Dtrace,
 }
 
 impl Program {
@@ -22,6 +24,7 @@ impl Program {
         match self {
             Self::Vmadm => "vmadm",
             Self::Zlogin => "zlogin",
+            Self::Dtrace => "dtrace",
         }
     }
 
@@ -31,6 +34,7 @@ impl Program {
         match self {
             Self::Vmadm => "/usr/sbin/vmadm",
             Self::Zlogin => "/usr/sbin/zlogin",
+            Self::Dtrace => "/usr/sbin/dtrace",
         }
     }
 }

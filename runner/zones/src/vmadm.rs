@@ -179,6 +179,21 @@ impl Vmadm {
         parse(&command, &output)
     }
 
+    /// One VM, all of what vmadm prints of it.
+    ///
+    /// # Errors
+    /// When vmadm fails, or there is no such VM.
+    pub async fn object(
+        &self,
+        uuid: WorkerUuid,
+        deadline: Instant,
+    ) -> Result<serde_json::Value, VmadmError> {
+        let command =
+            Command::new(Program::Vmadm, ["get".to_owned(), uuid.to_string()]);
+        let output = self.succeed(&command, deadline).await?;
+        parse(&command, &output)
+    }
+
     /// All VMs.
     ///
     /// # Errors

@@ -207,6 +207,27 @@ impl Worker {
             .map_err(self.failed("look at"))
     }
 
+    /// The way to the VM's global zone.
+    #[must_use]
+    pub fn carrier(&self) -> &Arc<Carrier> {
+        self.vmadm.carrier()
+    }
+
+    /// All that vmadm prints of the VM now, for whoever knows more of a
+    /// stand-in than this driver.
+    ///
+    /// # Errors
+    /// When vmadm fails.
+    pub async fn object(
+        &self,
+        deadline: Instant,
+    ) -> Result<serde_json::Value, StageError> {
+        self.vmadm
+            .object(self.uuid, deadline)
+            .await
+            .map_err(self.failed("look at"))
+    }
+
     /// Changes limits of the VM.
     ///
     /// # Errors

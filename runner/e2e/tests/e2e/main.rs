@@ -9,6 +9,7 @@ mod ordinary;
 mod projects;
 mod quickstart;
 mod robust;
+mod traces;
 mod verdicts;
 mod wire;
 mod workers;

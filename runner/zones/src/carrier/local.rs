@@ -52,6 +52,7 @@ pub enum Programs {
 #[derive(Debug)]
 pub struct Local {
     programs: Programs,
+    dtrace: PathBuf,
     env: Vec<(OsString, OsString)>,
     lifeline: Lifeline,
 }
@@ -88,7 +89,15 @@ impl Local {
             .filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)))
             .collect();
         let lifeline = Lifeline { read, _write: write };
-        Ok(Self { programs, env, lifeline })
+        let dtrace = PathBuf::from(Program::Dtrace.path());
+        Ok(Self { programs, dtrace, env, lifeline })
+    }
+
+    /// Takes another dtrace than the system's.
+    #[must_use]
+    pub fn with_dtrace(mut self, dtrace: impl Into<PathBuf>) -> Self {
+        self.dtrace = dtrace.into();
+        self
     }
 
     /// Sets a variable of the programs' environment, for example
@@ -105,20 +114,24 @@ impl Local {
         self
     }
 
-    pub(super) fn spawn(&self, command: &Command) -> io::Result<Process> {
-        let mut std_command = match &self.programs {
-            Programs::Embedded => {
-                let mut this = std::process::Command::new("/proc/self/exe");
-                this.arg0(command.program.name());
+    fn program(&self, program: Program) -> std::process::Command {
+        use std::process::Command as Std;
+        match (program, &self.programs) {
+            (Program::Dtrace, _) => Std::new(&self.dtrace),
+            (Program::Vmadm, Programs::Files { vmadm, .. }) => Std::new(vmadm),
+            (Program::Zlogin, Programs::Files { zlogin, .. }) => {
+                Std::new(zlogin)
+            }
+            (_, Programs::Embedded) => {
+                let mut this = Std::new("/proc/self/exe");
+                this.arg0(program.name());
                 this
             }
-            Programs::Files { vmadm, zlogin } => {
-                std::process::Command::new(match command.program {
-                    Program::Vmadm => vmadm,
-                    Program::Zlogin => zlogin,
-                })
-            }
-        };
+        }
+    }
+
+    pub(super) fn spawn(&self, command: &Command) -> io::Result<Process> {
+        let mut std_command = self.program(command.program);
         std_command
             .args(&command.args)
             .env_clear()
@@ -129,7 +142,7 @@ impl Local {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // zlogin starts no zone, and is cheaper to spawn without this.
+        // The others start no zone, and are cheaper to spawn without this.
         if command.program == Program::Vmadm {
             let fd = self.lifeline.read.as_raw_fd();
             std_command.env("NTRACE_LIFELINE", fd.to_string());
@@ -166,7 +179,15 @@ impl Child {
         })
     }
 
+    pub(super) fn interrupt(&mut self) {
+        self.signal(Signal::INT);
+    }
+
     pub(super) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
         // `id` is None once the child was waited for: then its number, and
         // that of its group, may belong to someone else.
         let pid = self
@@ -176,7 +197,7 @@ impl Child {
             .and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // ESRCH: it ended by itself just now, which is as good.
-            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = kill_process_group(pid, signal);
         }
     }
 }

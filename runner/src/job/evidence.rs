@@ -1,0 +1,163 @@
+//! What a command that is about to be ended is doing: gathered in seconds,
+//! before anything is signalled.
+//!
+//! Must not know why it is ended. Nothing here can fail a run, and nothing
+//! takes longer than its deadline.
+
+use std::time::Duration;
+
+use ntrace_protocol::report::Event;
+use ntrace_protocol::trace::EVIDENCE_DIR;
+use ntrace_tracers::Window;
+use ntrace_tracers::evidence::{Bounds, Evidence, of_zone};
+use ntrace_zones::{Carrier, Inside, InsideError, ProcessInfo, Worker};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::chain;
+use super::keep::Keepsakes;
+use super::trace::Live;
+use crate::uplink::RunOut;
+
+/// How long all of it may take.
+const EVIDENCE: Duration = Duration::from_secs(4);
+
+/// How long the reading of `/proc` may go on.
+const READING: Duration = Duration::from_secs(2);
+
+/// Processes that the event lists at most.
+const LISTED: usize = 500;
+
+/// Where evidence is gathered.
+pub(super) struct Scene<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) inside: &'a Inside,
+    pub(super) live: &'a Mutex<Live>,
+    pub(super) keep: &'a Keepsakes,
+    pub(super) out: &'a RunOut,
+}
+
+impl Scene<'_> {
+    /// Gathers it and reports it.
+    pub(super) async fn gather(&self) {
+        let deadline = Instant::now() + EVIDENCE;
+        let (listed, seen, (stacks, window)) = tokio::join!(
+            self.inside.ps(deadline),
+            timeout_at(deadline, self.look(deadline)),
+            self.ask_tracer(deadline),
+        );
+        let mut notes = Vec::new();
+        let seen = match seen {
+            Ok(Ok(evidence)) => Some(evidence),
+            Ok(Err(why)) => {
+                notes.push(format!("not seen from outside: {why}"));
+                None
+            }
+            Err(_) => None,
+        };
+        self.tell_list(&listed).await;
+        let mut evidence = match (seen, &listed) {
+            (Some(evidence), _) => evidence,
+            (None, Ok(listed)) => of_list(listed),
+            (None, Err(_)) => return,
+        };
+        match stacks {
+            Ok(stacks) => evidence.merge(stacks),
+            Err(why) => notes.push(format!("no stacks: {why}")),
+        }
+        evidence.notes.extend(notes);
+        self.tell(&evidence, window.ok()).await;
+    }
+
+    /// What this machine's kernel says, where the zone is on this machine.
+    async fn look(&self, deadline: Instant) -> Result<Evidence, String> {
+        if !matches!(**self.worker.carrier(), Carrier::Local(_)) {
+            return Err("the zone is on another machine".to_owned());
+        }
+        let vm = self.worker.object(deadline).await.map_err(|e| chain(&e))?;
+        let init = vm.get("pid").and_then(Value::as_u64);
+        let init = init.and_then(|pid| u32::try_from(pid).ok());
+        let init = init.ok_or("the zone has no first process")?;
+        let until = std::time::Instant::now() + READING;
+        let reading = tokio::task::spawn_blocking(move || {
+            of_zone(init, Bounds::until(until)).map_err(|e| e.to_string())
+        });
+        reading.await.unwrap_or_else(|_| Err("it was cut off".to_owned()))
+    }
+
+    async fn ask_tracer(
+        &self,
+        deadline: Instant,
+    ) -> (
+        Result<Vec<ntrace_tracers::evidence::Stacks>, String>,
+        Result<Window, String>,
+    ) {
+        let mut live = self.live.lock().await;
+        let stacks = live.stacks(deadline).await;
+        (stacks, live.window(deadline).await)
+    }
+
+    async fn tell_list(&self, listed: &Result<Vec<ProcessInfo>, InsideError>) {
+        match listed {
+            Ok(listed) => {
+                let processes = listed.iter().map(|p| {
+                    json!({
+                        "pid": p.pid, "ppid": p.ppid, "state": p.state,
+                        "wchan": p.wchan, "args": p.argv.join(" "),
+                        "rss": p.rss,
+                    })
+                });
+                let processes = processes.take(LISTED).collect();
+                self.out.event(Event::Evidence { processes }).await;
+            }
+            Err(error) => {
+                let text = format!("no list of processes: {}", chain(error));
+                self.out.event(Event::Note { text }).await;
+            }
+        }
+    }
+
+    async fn tell(&self, evidence: &Evidence, window: Option<Window>) {
+        let mut artefacts = Vec::new();
+        let mut keep = |base: &str, text: String| {
+            let name = format!("{EVIDENCE_DIR}/{base}");
+            if !text.is_empty() && self.keep.put(&name, text.into_bytes()) {
+                artefacts.push(name);
+            }
+        };
+        keep("processes.txt", evidence.tree());
+        keep("stacks.txt", evidence.stacks());
+        if let Some(window) = window {
+            keep("last-seconds.folded", window.text());
+        }
+        let sentence = evidence.sentence();
+        self.out.event(Event::EvidenceSummary { sentence, artefacts }).await;
+    }
+}
+
+/// What the zone says of itself, where nothing better is to be had.
+fn of_list(listed: &[ProcessInfo]) -> Evidence {
+    let processes = listed.iter().filter(|p| !is_ours(p)).map(|p| {
+        let program = p.argv.first().map_or("", String::as_str);
+        let program = program.split(' ').next().unwrap_or(program);
+        let comm = program.rsplit('/').next().unwrap_or(program);
+        ntrace_tracers::evidence::Process {
+            pid: p.pid,
+            ppid: p.ppid,
+            comm: comm.to_owned(),
+            argv: p.argv.clone(),
+            state: p.state.as_ref().and_then(|s| s.chars().next()),
+            wchan: p.wchan.clone(),
+            rss: p.rss,
+            ..Default::default()
+        }
+    });
+    Evidence { processes: processes.collect(), notes: Vec::new() }
+}
+
+/// Whether it is one of those that serve the job.
+fn is_ours(process: &ProcessInfo) -> bool {
+    let first = process.argv.first().map_or("", String::as_str);
+    process.pid == 1 || first.contains("zone-job")
+}

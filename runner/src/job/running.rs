@@ -1,0 +1,209 @@
+//! The part of a run in which the user's own code runs: set-up, the command
+//! as often as it is to run, and the bringing home of what was left.
+//!
+//! Limits are of the run as a whole: repetitions share the time and the
+//! output. The first repetition that fails is the last, and its end is the
+//! run's.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ntrace_protocol::report::{Event, Outcome, Phase};
+use ntrace_protocol::{Reason, trace::TraceOptions};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::command::{self, Finished, Stage, Watch};
+use super::limits::Plan;
+use super::trace::{Live, Traces};
+use super::verdict::{Facts, Verdict, judge};
+use super::work::Work;
+use super::{Run, artefacts, chain, dropped, environment};
+
+impl Run<'_> {
+    pub(super) async fn set_up(
+        &mut self,
+        plan: &Plan,
+        work: &Work,
+        setup: &str,
+    ) -> Result<(), Verdict> {
+        self.out.event(Event::Setup { begins: true }).await;
+        let argv = environment::shell(setup);
+        let watch = Watch { time: plan.setup_time, ..Watch::of(plan) };
+        let env = environment::variables(self.assignment, &work.env);
+        let began = Instant::now();
+        let live = Mutex::new(Live::none());
+        let finished = self.supervise(argv, env, plan, watch, &live).await;
+        self.phase("setup", began);
+        self.out.event(Event::Setup { begins: false }).await;
+        let facts = self.facts(finished).await;
+        let verdict = judge(&facts, "the set-up");
+        match (verdict.outcome, verdict.reason) {
+            (Outcome::Done, _) => Ok(()),
+            (_, Some(Reason::Exit | Reason::Signal)) => {
+                let reason = Some(Reason::Setup);
+                Err(Verdict { reason, ..verdict })
+            }
+            _ => Err(verdict),
+        }
+    }
+
+    /// Runs the command, traced, as often as it is to run.
+    pub(super) async fn run(
+        &mut self,
+        plan: &Plan,
+        work: &Work,
+    ) -> (Verdict, Traces) {
+        self.out.event(Event::Phase { phase: Phase::Running }).await;
+        let asked = self.assignment.spec.trace.unwrap_or_default();
+        let options: TraceOptions = asked.or(&work.trace);
+        let tracers = &self.context.tracers;
+        let mut traces =
+            Traces::plan(tracers, options, &self.place, self.assignment);
+        let mut watch = Watch::of(plan);
+        let count = traces.repetitions();
+        let mut repetition = 1;
+        loop {
+            let (verdict, finished) =
+                self.repeat(plan, work, watch, &mut traces, repetition).await;
+            watch.spent.time += finished.elapsed;
+            watch.spent.output += finished.output_bytes;
+            let is_last = repetition == count;
+            if is_last || verdict.outcome != Outcome::Done {
+                self.usage.wall_ms = self.usage.phases_ms.get("run").copied();
+                self.usage.output_bytes = Some(watch.spent.output);
+                return (verdict.of_repetition(repetition, count), traces);
+            }
+            repetition += 1;
+        }
+    }
+
+    async fn repeat(
+        &mut self,
+        plan: &Plan,
+        work: &Work,
+        watch: Watch,
+        traces: &mut Traces,
+        repetition: u32,
+    ) -> (Verdict, Ran) {
+        let began = Instant::now();
+        let mut stop = self.stop.clone();
+        let live =
+            traces.start(&self.place, repetition, self.out, &mut stop).await;
+        self.phase("trace", began);
+        let live = Mutex::new(live);
+        let mut env = environment::variables(self.assignment, &work.env);
+        traces.add_to(&mut env);
+        let before = self.used().await;
+        let began = Instant::now();
+        let argv = work.argv.clone();
+        let finished = self.supervise(argv, env, plan, watch, &live).await;
+        let elapsed = began.elapsed();
+        self.phase("run", began);
+        let after = self.used().await;
+        let cpu = after.cpu_ms.zip(before.cpu_ms);
+        let cpu = cpu.map(|(after, before)| after.saturating_sub(before));
+        let cpu = cpu.or(finished.cpu_ms);
+        if let Some(ms) = cpu {
+            *self.usage.cpu_ms.get_or_insert(0) += ms;
+        }
+        let rss = after.max_rss.or(finished.max_rss);
+        self.usage.max_rss = self.usage.max_rss.max(rss);
+        let began = Instant::now();
+        let cpu = cpu.map(Duration::from_millis);
+        let live = live.into_inner();
+        traces
+            .finish(live, &self.place, repetition, cpu, self.out, &self.keep)
+            .await;
+        self.phase("trace", began);
+        let ran = Ran { elapsed, output_bytes: finished.output_bytes };
+        (judge(&self.facts(finished).await, "the command"), ran)
+    }
+
+    async fn supervise(
+        &self,
+        argv: Vec<String>,
+        env: BTreeMap<String, String>,
+        plan: &Plan,
+        watch: Watch,
+        live: &Mutex<Live>,
+    ) -> Finished {
+        let spec = match environment::spec(argv, env) {
+            Ok(spec) => spec,
+            Err(error) => return Finished::not_started(chain(&error)),
+        };
+        let spec = match plan.pids {
+            Some(limit) => spec.with_pids(limit),
+            None => spec,
+        };
+        let stage = Stage {
+            worker: self.place.worker,
+            inside: self.place.inside,
+            live,
+            keep: &self.keep,
+            out: self.out,
+        };
+        command::supervise(stage, spec, watch, self.stop.clone()).await
+    }
+
+    async fn facts(&self, finished: Finished) -> Facts {
+        Facts {
+            ended: finished.ended,
+            command: finished.command,
+            met: self.met().await,
+        }
+    }
+
+    /// Brings artefacts home. What cannot be had is noted; it does not
+    /// change the verdict.
+    pub(super) async fn collect(
+        &mut self,
+        plan: &Plan,
+        work: &Work,
+        verdict: &Verdict,
+        mut traces: Traces,
+    ) {
+        self.out.event(Event::Phase { phase: Phase::Collecting }).await;
+        let began = Instant::now();
+        for (name, why) in self.send_kept().await {
+            traces.missing(&name, &why);
+        }
+        self.trace = Some(traces.summary());
+        self.phase("collect", began);
+        if work.artefacts.is_empty() || verdict.outcome == Outcome::Lost {
+            return;
+        }
+        let began = Instant::now();
+        let mut stop = self.stop.clone();
+        let collect =
+            artefacts::collect(self.place.inside, plan, work, self.out);
+        let notes = tokio::select! {
+            notes = collect => notes,
+            () = dropped(&mut stop) => Vec::new(),
+        };
+        self.phase("collect", began);
+        for text in notes {
+            self.out.event(Event::Note { text }).await;
+        }
+    }
+
+    /// Sends what the runner made of the run; answers what was not taken.
+    pub(super) async fn send_kept(&self) -> Vec<(String, String)> {
+        let mut stop = self.stop.clone();
+        let missing = tokio::select! {
+            missing = self.keep.send(self.out) => missing,
+            () = dropped(&mut stop) => Vec::new(),
+        };
+        for (name, why) in &missing {
+            let text = format!("artefact {name}: {why}");
+            self.out.event(Event::Note { text }).await;
+        }
+        missing
+    }
+}
+
+/// What a repetition used.
+struct Ran {
+    elapsed: Duration,
+    output_bytes: u64,
+}

@@ -1,0 +1,113 @@
+//! What a job that hangs is doing: its processes, where each waits, and one
+//! sentence that names the place.
+//!
+//! The reading is bounded in time, in processes and in bytes; the judging is
+//! pure. All text of a job is escaped before anybody sees it. Must not know
+//! why a job is ended.
+
+mod proc;
+mod report;
+mod sentence;
+
+use serde::Serialize;
+
+pub use proc::{Bounds, of_zone};
+
+/// A process of a zone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Process {
+    /// Its number in the zone.
+    pub pid: u64,
+    /// Its parent's number in the zone; none if the parent is outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ppid: Option<u64>,
+    /// Its name.
+    pub comm: String,
+    /// Its command line.
+    pub argv: Vec<String>,
+    /// Its state, in the letters of ps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<char>,
+    /// Where in the kernel it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wchan: Option<String>,
+    /// Its resident memory in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss: Option<u64>,
+    /// Its processor time, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// Its threads, the first one first.
+    pub threads: Vec<Thread>,
+    /// Its open files: number and name.
+    pub files: Vec<(u32, String)>,
+    /// Why its stacks are not to be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// A thread of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Thread {
+    /// Its number in the zone.
+    pub tid: u64,
+    /// Its name.
+    pub comm: String,
+    /// Its state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<char>,
+    /// Where in the kernel it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wchan: Option<String>,
+    /// Its user stack, leaf first.
+    pub frames: Vec<String>,
+}
+
+/// The user stacks of a process, from a tracer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stacks {
+    /// Its number in the zone.
+    pub pid: u64,
+    /// Why they are not to be had.
+    pub refused: Option<String>,
+    /// Its threads.
+    pub threads: Vec<Thread>,
+}
+
+/// All that was seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Evidence {
+    /// The processes.
+    pub processes: Vec<Process>,
+    /// What could not be seen, and why.
+    pub notes: Vec<String>,
+}
+
+impl Evidence {
+    /// Adds the stacks of a tracer to the processes that they are of.
+    pub fn merge(&mut self, stacks: Vec<Stacks>) {
+        for of in stacks {
+            let known = self.processes.iter_mut().find(|p| p.pid == of.pid);
+            let Some(process) = known else { continue };
+            process.refused = of.refused;
+            for thread in of.threads {
+                let known =
+                    process.threads.iter_mut().find(|t| t.tid == thread.tid);
+                match known {
+                    Some(known) => known.take(thread),
+                    None => process.threads.push(thread),
+                }
+            }
+        }
+    }
+}
+
+impl Thread {
+    fn take(&mut self, other: Self) {
+        self.frames = other.frames;
+        self.state = self.state.or(other.state);
+        if self.wchan.is_none() {
+            self.wchan = other.wchan;
+        }
+    }
+}
