@@ -9,6 +9,7 @@ mod host;
 mod hostile;
 mod manifests;
 mod model;
+mod over_sshd;
 mod runner;
 mod services;
 mod setup;

@@ -1,0 +1,147 @@
+//! The gate behind a real sshd.
+
+use std::process::{Command, Output, Stdio};
+
+use ntrace_e2e::programs::Programs;
+use ntrace_testbed::{Options, Sshd, needs_sshd};
+
+use super::gate::{STRANGER, scripts};
+use super::host::{Host, IMAGE};
+
+/// A host with a worker, as the scripts make it, and sshd before its gate.
+struct Gated {
+    sshd: Sshd,
+    host: Host,
+    worker: String,
+}
+
+impl Gated {
+    fn new() -> Option<Self> {
+        if !needs_sshd() {
+            return None;
+        }
+        let host = Host::new();
+        host.must("setup-gz", &[]);
+        let made = host.must(
+            "make-worker",
+            &["--manifest", "manifests/worker-linux.json", "--image", IMAGE],
+        );
+        let built = Programs::built();
+        let etc = host.path("gz/opt/custom/ntrace");
+        let programs = format!(
+            "vmadm {}\nzlogin {}\nenv NTRACE_ZONES={}\n",
+            built.path("vmadm").display(),
+            built.path("zlogin").display(),
+            host.path("zones").display()
+        );
+        std::fs::write(etc.join("programs"), programs).unwrap();
+        let forced = format!(
+            "{}/ntrace-gate --key runner0 --etc {} --log {}",
+            etc.display(),
+            etc.display(),
+            host.path("gate.log").display()
+        );
+        let sshd = Sshd::start(Options::forced(&forced));
+        let worker = made.stdout.trim().to_owned();
+        Some(Self { sshd, host, worker })
+    }
+
+    /// The ssh that a person or a thief would use.
+    fn ssh(&self, options: &[&str], command: &[u8]) -> Output {
+        use std::os::unix::ffi::OsStrExt as _;
+        let known =
+            format!("UserKnownHostsFile={}", self.sshd.known_hosts().display());
+        Command::new("ssh")
+            .args(["-F", "none", "-o", "BatchMode=yes", "-o", &known])
+            .args(["-p", &self.sshd.port().to_string(), "-i"])
+            .arg(self.sshd.identity())
+            .args(options)
+            .arg(format!("{}@127.0.0.1", self.sshd.user()))
+            .arg("--")
+            .arg(std::ffi::OsStr::from_bytes(command))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn log(&self) -> Vec<String> {
+        let text = self.host.read("gate.log");
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn sshd_hands_hostile_commands_to_the_gate_and_to_nothing_else() {
+    let Some(gated) = Gated::new() else { return };
+    let w = &gated.worker;
+    let canary = gated.host.path("canary").display().to_string();
+    let refused = [
+        "id".to_owned(),
+        format!("touch {canary}"),
+        format!("vmadm get {w}; touch {canary}"),
+        format!("vmadm get {w}\ntouch {canary}"),
+        format!("vmadm get $(touch {canary})"),
+        format!("vmadm get `touch {canary}`"),
+        format!("vmadm get {w} >{canary}"),
+        format!("vmadm get {STRANGER}"),
+        format!("vmadm delete {w}"),
+        format!("zlogin -Q {w} 'touch /tmp/x'"),
+        "internal-sftp".to_owned(),
+        "\u{1b}[2J\u{202e}".to_owned(),
+        "x".repeat(60_000),
+    ];
+    for command in &refused {
+        let output = gated.ssh(&["-T"], command.as_bytes());
+        assert_eq!(output.status.code(), Some(77), "{command} {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("ntrace-gate: refused: "), "{said}");
+    }
+    assert_eq!(
+        gated.log().iter().filter(|l| l.contains(" refused: ")).count(),
+        refused.len()
+    );
+    // No subsystem, no terminal.
+    let output = gated.ssh(&["-T", "-s"], b"sftp");
+    assert!(!output.status.success(), "{output:?}");
+    let output = gated.ssh(&["-tt"], b"id");
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    // No way out into the network: `restrict`.
+    let target = format!("127.0.0.1:{}", gated.sshd.port());
+    let output = gated.ssh(&["-T", "-W", &target], b"");
+    assert!(!output.status.success(), "{output:?}");
+    assert!(!gated.host.path("canary").exists());
+    // And it still works for whom it is meant.
+    let good = gated.ssh(&["-T"], format!("vmadm get {w}").as_bytes());
+    assert!(good.status.success(), "{good:?}");
+    let vm: serde_json::Value = serde_json::from_slice(&good.stdout).unwrap();
+    assert_eq!(vm["uuid"], w.as_str());
+}
+
+#[test]
+fn the_line_that_is_installed_is_one_that_sshd_takes() {
+    let Some(gated) = Gated::new() else { return };
+    // The line of setup-gz, with the gate where this test has it.
+    let key = gated.sshd.identity().with_extension("pub").display().to_string();
+    gated.host.must("setup-gz", &["--key", &key, "--from", "127.0.0.0/8"]);
+    let line = gated.host.read("gz/root/.ssh/authorized_keys");
+    let gate = gated.host.path("gz/opt/custom/ntrace").display().to_string();
+    let log = gated.host.path("gate.log").display().to_string();
+    let here = line.replace(
+        "/opt/custom/ntrace/ntrace-gate --key",
+        &format!("{gate}/ntrace-gate --etc {gate} --log {log} --key"),
+    );
+    assert_ne!(here, line);
+    std::fs::write(gated.sshd.path().join("authorized_keys"), &here).unwrap();
+    let output = gated.ssh(&["-T"], b"ntrace-gate status");
+    assert!(output.status.success(), "{output:?} {}", gated.sshd.log());
+    let said: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["workers"][0], gated.worker.as_str());
+    // From elsewhere the key is no key.
+    let elsewhere = here.replace("127.0.0.0/8", "192.0.2.1");
+    std::fs::write(gated.sshd.path().join("authorized_keys"), elsewhere)
+        .unwrap();
+    let output = gated.ssh(&["-T"], b"ntrace-gate status");
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    assert!(scripts().join("setup-gz").exists());
+}
