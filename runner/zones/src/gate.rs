@@ -10,7 +10,8 @@ use crate::probe;
 use crate::quote::single;
 
 /// Every text that the driver gives to a zone's shell, each with a name.
-fn zlogin_scripts() -> Vec<(&'static str, String)> {
+#[must_use]
+pub fn zlogin_scripts() -> Vec<(&'static str, String)> {
     let questions = probe::QUESTIONS
         .into_iter()
         .map(|(name, question)| (name, question.to_owned()));

@@ -30,7 +30,7 @@ pub use carrier::{
 pub use class::{Class, Remedy, classify};
 pub use command::{Command, Exit, Program};
 pub use door::{Captured, CommandError, Failure, Output, run as run_command};
-pub use gate::gate_calls;
+pub use gate::{gate_calls, zlogin_scripts};
 pub use inside::{
     Collect, Collected, Collecting, Inside, InsideError, Kind, ProcessInfo,
     Signal,

