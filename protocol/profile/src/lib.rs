@@ -5,6 +5,7 @@
 //! each importer has bounds and named errors, and nothing recurses: a stack
 //! of ten thousand frames costs memory, not the program's own stack.
 
+pub mod diff;
 pub mod folded;
 mod frame;
 mod header;

@@ -21,6 +21,8 @@ const PAD: f64 = 12.0;
 const ROW: u32 = 17;
 /// Width of a character of a box's font, in pixels.
 const CHAR: f64 = 6.63;
+/// Between neighbours, so that they can be told apart.
+const GAP: f64 = 0.6;
 const LINE: u32 = 18;
 const SCRIPT: &str = include_str!("script.js");
 const STYLE: &str = include_str!("style.css");
@@ -45,6 +47,7 @@ fn draw(
     words: &Words,
     growth: Growth,
 ) -> fmt::Result {
+    let title = shorten(&words.title);
     let head = 74 + LINE * (words.lines.len() + words.warnings.len()) as u32;
     let reasons = words.reason.as_ref().map_or(0, Vec::len) as u32;
     let graph = layout.rows * ROW + reasons * 24;
@@ -54,7 +57,7 @@ fn draw(
         false => (head, head + graph + 20),
     };
     let height = head + graph + 36;
-    open(out, height, &words.title)?;
+    open(out, height, title)?;
     header(out, words)?;
     for (n, line) in words.reason.iter().flatten().enumerate() {
         let y = top + 20 + 24 * n as u32;
@@ -101,7 +104,7 @@ fn header(out: &mut String, words: &Words) -> fmt::Result {
             xml(text)
         )
     };
-    line(out, "title", 28, &words.title)?;
+    line(out, "title", 28, shorten(&words.title))?;
     let mut y = 30;
     for text in &words.lines {
         y += LINE;
@@ -178,7 +181,7 @@ fn boxes(
             details = xml_lines(details),
             x = x,
             y = y,
-            w = width,
+            w = if width > 3.0 { width - GAP } else { width },
             h = ROW - 1,
             fill = Hex(*colour),
             round = if width > 5.0 { r#" rx="2""# } else { "" }

@@ -3,7 +3,7 @@
   const here = document.currentScript;
   const svg = (here && here.closest('svg')) || document.documentElement;
   const NS = 'http://www.w3.org/2000/svg';
-  const PAD = 12, STILL = 1200 - 2 * PAD, CHAR = 6.63;
+  const PAD = 12, STILL = 1200 - 2 * PAD, CHAR = 6.63, GAP = 0.6;
   const details = svg.querySelector('#details');
   const reset = svg.querySelector('#reset');
   const search = svg.querySelector('#search');
@@ -12,11 +12,12 @@
   const boxes = Array.from(svg.querySelectorAll('.b'), function (g) {
     const rect = g.querySelector('rect');
     const [name, ...rest] = g.querySelector('title').textContent.split('\n');
+    const drawn = +rect.getAttribute('width');
     return {
       g, rect, name, about: rest.join(' · '),
       text: g.querySelector('text'),
       x: (rect.getAttribute('x') - PAD) / STILL,
-      w: rect.getAttribute('width') / STILL,
+      w: (drawn > 3 - GAP ? drawn + GAP : drawn) / STILL,
       y: +rect.getAttribute('y'),
       row: +g.getAttribute('data-row'),
     };
@@ -57,7 +58,7 @@
       const x = PAD + (left - zoom.x) / zoom.w * wide;
       const width = Math.max((right - left) / zoom.w * wide, 0.1);
       box.rect.setAttribute('x', x);
-      box.rect.setAttribute('width', width > 3 ? width - 0.6 : width);
+      box.rect.setAttribute('width', width > 3 ? width - GAP : width);
       label(box, x, width);
     }
     reset.classList.toggle('off', zoom === boxes[0]);
