@@ -9,6 +9,7 @@ pub(crate) mod job;
 pub(crate) mod logs;
 pub(crate) mod report;
 pub(crate) mod runner;
+pub(crate) mod trace;
 pub(crate) mod why;
 
 use ntrace_protocol::WireError;

@@ -14,7 +14,10 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::command::{Answer, about, artefact, job, logs, report, runner, why};
+use crate::command::{
+    Answer, about, artefact, job, logs, report, runner, trace, why,
+};
+use crate::documents::Documents;
 use crate::engine::{Engine, From};
 use crate::stats::Stats;
 use crate::watchers::Watchers;
@@ -32,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) engine: Engine,
     pub(crate) watchers: Watchers,
+    pub(crate) documents: Documents,
     pub(crate) stats: Arc<Stats>,
     /// What must be finished even if its asker leaves.
     pub(crate) tasks: TaskTracker,
@@ -164,6 +168,8 @@ impl Connection {
             "blob-put" => artefact::blob_put(self, &args).await,
             "runners" => runner::runners(self).await,
             "workers" => runner::workers(self).await,
+            "flame" => trace::flame(self, &args).await,
+            "export" => trace::export(self, &args).await,
             "why" => why::why(self, &args).await,
             "stats" => about::stats(self).await,
             "hello" => runner::hello(self, args).await,

@@ -7,15 +7,19 @@
 //!
 //! Reading order: [`config`] says how it is started, [`server`] how it lives
 //! and ends; `connection` finds the command for a line, `command` holds the
-//! commands, `engine` is the task that gives out work.
+//! commands, `engine` is the task that gives out work. Traces: `choose` says
+//! which are meant, `render` draws and compares, `documents` says when.
 
 mod args;
+mod choose;
 mod clock;
 mod command;
 pub mod config;
 mod connection;
+mod documents;
 mod engine;
 mod refusal;
+mod render;
 pub mod server;
 mod stats;
 mod watchers;

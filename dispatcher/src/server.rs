@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, NoHome};
 use crate::connection::{Busy, Connection, Shared};
+use crate::documents::Documents;
 use crate::engine::{self, Request};
 use crate::stats::Stats;
 use crate::watchers::Watchers;
@@ -184,6 +185,7 @@ fn assemble(
         store,
         engine,
         watchers: parts.watchers,
+        documents: Documents::new(),
         stats: parts.stats,
         tasks: TaskTracker::new(),
         busy: Arc::new(Busy::default()),

@@ -130,6 +130,22 @@ pub const DISPATCHER: &[Command] = &[
         example: r#"["blob-get",["0192d3a4-5b6c-7d8e-9f00-112233445566",0,65536],1]"#,
     },
     Command {
+        name: "flame",
+        args: &[needed("trace"), optional("options")],
+        about: "a flame graph of a job, a run or owner/repo@commit: \
+                {repetition, icicle, order, offset, length}; answers {name, mime, \
+                bytes, sha256, of}, base64, eof",
+        example: r#"["flame",["0192d3a4-5b6c"],1]"#,
+    },
+    Command {
+        name: "export",
+        args: &[needed("trace"), needed("format"), optional("options")],
+        about: "a trace as pprof, folded, svg, diff-svg \
+                or diff-svg-base: {base, repetition, icicle, order, offset, length}; \
+                answers {name, mime, bytes, sha256, of, base}, base64, eof",
+        example: r#"["export",["0192d3a4-5b6c","folded"],1]"#,
+    },
+    Command {
         name: "why",
         args: &[needed("id")],
         about: "how it came to the job's state: [{when, text}]",

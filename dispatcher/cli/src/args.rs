@@ -352,6 +352,9 @@ pub struct LookArgs {
     /// The root of a graph is at the top.
     #[arg(long)]
     pub icicle: bool,
+    /// The widest stand first, not in the order of names.
+    #[arg(long)]
+    pub by_width: bool,
     /// Where to write it; `-` is stdout. Without this it is a file here whose
     /// name begins with `ntrace-` and the job.
     #[arg(long, short, value_name = "FILE")]

@@ -92,6 +92,7 @@ pub(crate) async fn diff(
         let look = LookArgs {
             repetition: None,
             icicle: false,
+            by_width: false,
             output: Some(file),
             force: args.force,
         };
@@ -115,6 +116,7 @@ fn export_of(trace: String, format: Format, look: &LookArgs) -> Export {
         base: None,
         repetition: look.repetition,
         icicle: look.icicle,
+        by_width: look.by_width,
     }
 }
 

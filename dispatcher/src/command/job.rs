@@ -207,6 +207,7 @@ pub(crate) async fn remove(conn: &Connection, args: &[Value]) -> Answer {
     // Finished even if the asker leaves meanwhile.
     let removed = conn.shared.tasks.spawn(async move {
         let removed = shared.store.remove(id).await;
+        shared.documents.forget(id);
         shared.watchers.changed(id);
         removed
     });

@@ -15,6 +15,9 @@ use crate::connection::Connection;
 use crate::engine::{Load, Request};
 use crate::refusal::Refusal as _;
 
+/// The longest chain, in steps.
+const STEPS_MAX: usize = 200;
+
 /// `why`.
 pub(crate) async fn why(conn: &Connection, args: &[Value]) -> Answer {
     let shared = &conn.shared;
@@ -61,6 +64,18 @@ fn chain(job: &JobView, behind: &Behind, load: Load) -> Vec<WhyStep> {
     } else {
         chain.push(step(job.ended, ended(job)));
     }
+    shortened(chain)
+}
+
+/// The chain without its middle if it is very long, so that it fits a line.
+fn shortened(mut chain: Vec<WhyStep>) -> Vec<WhyStep> {
+    let Some(more) = chain.len().checked_sub(STEPS_MAX).filter(|n| *n > 0)
+    else {
+        return chain;
+    };
+    let from = STEPS_MAX / 4;
+    let left_out = step(None, format!("{more} steps are left out here"));
+    chain.splice(from..from + more, [left_out]);
     chain
 }
 
@@ -238,6 +253,16 @@ mod tests {
         let busy = Load { leases: 2, waiters: 0, runners: 1 };
         let said = texts(&queued, &behind(0), busy).join("\n");
         assert!(said.contains("busy with 2 runs"), "{said}");
+    }
+
+    #[test]
+    fn a_very_long_chain_loses_its_middle_and_says_so() {
+        let steps = |n: usize| (0..n).map(|n| step(None, n.to_string()));
+        assert_eq!(shortened(steps(STEPS_MAX).collect()).len(), STEPS_MAX);
+        let short = shortened(steps(STEPS_MAX + 30).collect());
+        assert_eq!(short.len(), STEPS_MAX + 1);
+        assert_eq!(short[STEPS_MAX / 4].text, "30 steps are left out here");
+        assert_eq!(short.last().unwrap().text, "229");
     }
 
     #[test]

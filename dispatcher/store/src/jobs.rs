@@ -15,7 +15,7 @@ use crate::row::{self, Id as _, int, uint};
 /// How far a queued job's position is counted.
 pub const POSITION_MAX: u64 = 10_000;
 
-/// What the jobs of a page may have asked for together, in bytes, so that a
+/// What the jobs of a page may have together, as they are shown, in bytes: a
 /// page is no longer than a line may be.
 const PAGE_BYTES: usize = 256 * 1024;
 
@@ -449,8 +449,9 @@ fn list(sql: &Connection, filter: &Filter) -> Result<Page, Fault> {
     while let Some(row) = rows.next()? {
         let row = JobRow::of(row)?;
         let seq = uint(row.seq);
-        bytes += row.spec.len();
-        jobs.push(row.into_view(sql)?);
+        let view = row.into_view(sql)?;
+        bytes += row::to_json(&view).len();
+        jobs.push(view);
         if jobs.len() >= filter.limit as usize || bytes >= PAGE_BYTES {
             next = Some(seq);
             break;

@@ -6,6 +6,7 @@ mod bad_input;
 mod crash;
 mod output;
 mod people;
+mod profiles;
 mod runners;
 mod support;
 mod traces;

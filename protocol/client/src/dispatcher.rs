@@ -96,6 +96,8 @@ pub struct Export {
     pub repetition: Option<u32>,
     /// Whether graphs grow downwards.
     pub icicle: bool,
+    /// Whether the widest stand first, not in the order of names.
+    pub by_width: bool,
 }
 
 /// A dispatcher at the other end of a connection.
@@ -361,7 +363,8 @@ impl Dispatcher {
     ) -> Result<(Document, Vec<u8>, bool), CallError> {
         let options = json!({
             "base": export.base, "repetition": export.repetition,
-            "icicle": export.icicle, "offset": offset, "length": length,
+            "icicle": export.icicle,
+            "order": export.by_width.then_some("width"), "offset": offset, "length": length,
         });
         let args = [json!(export.trace), json!(export.format), options];
         let mut results = self.peer.call("export", &args, TRACE_WORK).await?;

@@ -16,7 +16,7 @@ mod ssh;
 mod sys;
 
 pub use local::{Local, Programs};
-pub use ssh::{BadAddress, ConnectError, Ssh, SshAddress, SshOptions, Trouble};
+pub use ssh::{BadAddress, ConnectError, Ssh, SshAddress, SshOptions};
 
 /// Bytes to a process.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;

@@ -1,1 +1,0 @@
-//! Stacks of processes that wait, and what happens when things go wrong.
