@@ -283,6 +283,7 @@ fn a_login_without_a_command_is_refused() {
 fn the_log_is_renamed_when_it_is_long_and_nothing_is_lost() {
     each(|gate| {
         fs::write(gate.path("log"), vec![b'x'; (16 << 20) + 1]).unwrap();
+        gate.mode("log", 0o600);
         assert_eq!(gate.run(&call("vmadm get $W")).code, Some(0));
         assert_eq!(gate.log().lines().count(), 1);
         let old = fs::metadata(gate.path("log.0")).unwrap().len();
