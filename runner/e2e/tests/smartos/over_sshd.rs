@@ -1,9 +1,17 @@
-//! The gate behind a real sshd.
+//! The gate behind a real sshd: the driver gets all its work done through
+//! it, and nobody else gets anything.
 
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ntrace_e2e::programs::Programs;
 use ntrace_testbed::{Options, Sshd, needs_sshd};
+use ntrace_zones::{
+    Carrier, Directory, Driver, Ended, JobSpec, SnapshotName, Ssh, SshOptions,
+    VmLimits, WorkerUuid,
+};
+use tokio::time::Instant;
 
 use super::gate::{STRANGER, scripts};
 use super::host::{Host, IMAGE};
@@ -46,6 +54,17 @@ impl Gated {
         Some(Self { sshd, host, worker })
     }
 
+    async fn driver(&self) -> Driver {
+        let options = SshOptions {
+            identity: Some(self.sshd.identity()),
+            known_hosts: Some(self.sshd.known_hosts()),
+            ..SshOptions::default()
+        };
+        let address = self.sshd.address().parse().unwrap();
+        let ssh = Ssh::connect(&address, &options).await.unwrap();
+        Driver::new(Arc::new(Carrier::Ssh(ssh)))
+    }
+
     /// The ssh that a person or a thief would use.
     fn ssh(&self, options: &[&str], command: &[u8]) -> Output {
         use std::os::unix::ffi::OsStrExt as _;
@@ -68,6 +87,72 @@ impl Gated {
         let text = self.host.read("gate.log");
         text.lines().map(str::to_owned).collect()
     }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn job(script: &str) -> JobSpec {
+    let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    let home = Directory::new("/home/job").unwrap();
+    JobSpec::new("job".parse().unwrap(), home, argv, Vec::new()).unwrap()
+}
+
+#[tokio::test]
+async fn the_driver_does_all_its_work_through_the_gate() {
+    let Some(gated) = Gated::new() else { return };
+    let driver = gated.driver().await;
+    let uuid: WorkerUuid = gated.worker.parse().unwrap();
+    let clean: SnapshotName = "clean".parse().unwrap();
+    let worker = driver.take(uuid, soon()).await.unwrap();
+    worker.halt(soon()).await.unwrap();
+    let done = worker.roll_back(&clean, soon()).await.unwrap();
+    worker.ensure_booted(done.before.as_ref(), soon()).await.unwrap();
+    let limits = VmLimits { max_lwps: Some(500), ..VmLimits::default() };
+    worker.limit(limits, soon()).await.unwrap();
+    let inside = worker.probe(soon()).await.unwrap();
+    let mut run = inside.run(&job("echo 'a  b'; exit 3"), soon()).unwrap();
+    let mut out = Vec::new();
+    while let Some(chunk) = run.stdout.recv().await {
+        out.extend_from_slice(&chunk);
+    }
+    assert_eq!(out, b"a  b\n");
+    assert!(matches!(run.ended().await.ended, Ended::Exit(3)));
+    assert!(!inside.ps(soon()).await.unwrap().is_empty());
+    assert_eq!(driver.vmadm().lookup(soon()).await.unwrap().len(), 1);
+
+    let log = gated.log();
+    assert!(log.len() >= 8, "{log:#?}");
+    for line in &log {
+        assert!(
+            line.contains(" key=runner0 from=127.0.0.1 ")
+                && line.contains(" allowed: "),
+            "{line}"
+        );
+    }
+    for call in ["stop", "rollback-snapshot", "update", "lookup", "get"] {
+        let call = format!(" vmadm {call} ");
+        assert!(log.iter().any(|line| line.contains(&call)), "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_is_not_listed_is_refused_in_words() {
+    let Some(gated) = Gated::new() else { return };
+    gated.host.must("setup-gz", &["--forget", &gated.worker]);
+    let driver = gated.driver().await;
+    let uuid: WorkerUuid = gated.worker.parse().unwrap();
+    let error = driver.vmadm().get(uuid, soon()).await.unwrap_err();
+    let mut story = String::new();
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = cause {
+        story.push_str(&format!("{error}: "));
+        cause = error.source();
+    }
+    assert!(story.contains("exit status 77"), "{story}");
+    assert!(story.contains("this VM is not on the list"), "{story}");
+    assert_eq!(driver.vmadm().lookup(soon()).await.unwrap(), []);
 }
 
 #[test]
