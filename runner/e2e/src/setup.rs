@@ -26,6 +26,7 @@ pub struct Setup {
     pub(crate) runner_args: Vec<String>,
     pub(crate) manifest: Option<Value>,
     pub(crate) is_proxied: bool,
+    pub(crate) via: Option<u16>,
     pub(crate) has_runner: bool,
 }
 
@@ -39,6 +40,7 @@ impl Setup {
             runner_args: Vec::new(),
             manifest: None,
             is_proxied: false,
+            via: None,
             has_runner: true,
         }
     }
@@ -80,6 +82,14 @@ impl Setup {
     #[must_use]
     pub fn proxied(mut self) -> Self {
         self.is_proxied = true;
+        self
+    }
+
+    /// Has the runner look for the dispatcher at this port of 127.0.0.1,
+    /// which the test opens, for example with a tunnel.
+    #[must_use]
+    pub fn via(mut self, port: u16) -> Self {
+        self.via = Some(port);
         self
     }
 }

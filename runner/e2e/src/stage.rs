@@ -44,6 +44,7 @@ pub struct Stage {
     runner_port: u16,
     runner_args: Vec<String>,
     proxy: Option<Proxy>,
+    via: Option<u16>,
     /// The zones.
     pub zones: Zones,
     /// The repositories that the runner knows.
@@ -137,6 +138,7 @@ impl Stage {
             runner_port: 0,
             runner_args: setup.runner_args,
             proxy,
+            via: setup.via,
             zones,
             repos,
             workers: Vec::new(),
@@ -255,9 +257,10 @@ impl Stage {
     /// # Panics
     /// It does not start.
     pub fn start_runner(&mut self) {
-        let dispatcher = match &self.proxy {
-            Some(proxy) => proxy.port(),
-            None => self.dispatcher_port,
+        let dispatcher = match (&self.proxy, self.via) {
+            (Some(proxy), _) => proxy.port(),
+            (None, Some(port)) => port,
+            (None, None) => self.dispatcher_port,
         };
         let mut args: Vec<OsString> = vec![
             "--listen".into(),

@@ -3,5 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod check;
+mod far;
+mod half_dead;
+mod links;
 mod script;
+mod tunnel;
 mod units;
