@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use ntrace_protocol::WorkerUuid;
 use ntrace_protocol::worker::WorkerView;
-use ntrace_zones::{Carrier, Driver, VmadmError};
-use tokio::time::{Instant, timeout};
+use ntrace_zones::{Carrier, Driver, VmState, VmadmError};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::chain;
 use super::finding::{Finding, Need};
@@ -17,6 +17,10 @@ use crate::config::Config;
 
 /// Workers that are looked at at once; each is a session of ssh.
 const AT_ONCE: usize = 4;
+
+/// How long a VM between two states may take to reach one.
+const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is said where there is no worker.
 pub(super) const NONE_ENROLLED: &str = "none is enrolled";
@@ -122,9 +126,24 @@ async fn look_at_worker(
             return fact;
         }
     }
-    // What looks wrong may be on its way.
-    fact.again = Some(see(driver, uuid, late).await);
+    fact.again = Some(settled(driver, uuid, late).await);
     fact
+}
+
+/// A second look: what looks wrong may be on its way, so it gets a while.
+async fn settled(driver: &Driver, uuid: WorkerUuid, late: Duration) -> Look {
+    let until = Instant::now() + late.min(SETTLE);
+    loop {
+        let look = see(driver, uuid, late).await;
+        let is_moving = matches!(&look, Look::Seen(vm) if matches!(
+            vm.state,
+            VmState::ShuttingDown | VmState::Down | VmState::Ready
+        ));
+        if !is_moving || Instant::now() >= until {
+            return look;
+        }
+        sleep(SETTLE_PAUSE).await;
+    }
 }
 
 async fn see(driver: &Driver, uuid: WorkerUuid, late: Duration) -> Look {
