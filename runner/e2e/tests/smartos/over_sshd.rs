@@ -1,11 +1,13 @@
 //! The gate behind a real sshd: the driver gets all its work done through
 //! it, and nobody else gets anything.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ntrace_e2e::programs::Programs;
+use ntrace_e2e::{DEADLINE, eventually};
 use ntrace_testbed::{Options, Sshd, needs_sshd};
 use ntrace_zones::{
     Carrier, Directory, Driver, Ended, JobSpec, SnapshotName, Ssh, SshOptions,
@@ -67,20 +69,23 @@ impl Gated {
 
     /// The ssh that a person or a thief would use.
     fn ssh(&self, options: &[&str], command: &[u8]) -> Output {
+        self.ssh_command(options, command).output().unwrap()
+    }
+
+    fn ssh_command(&self, options: &[&str], command: &[u8]) -> Command {
         use std::os::unix::ffi::OsStrExt as _;
         let known =
             format!("UserKnownHostsFile={}", self.sshd.known_hosts().display());
-        Command::new("ssh")
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", &known])
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", &known])
             .args(["-p", &self.sshd.port().to_string(), "-i"])
             .arg(self.sshd.identity())
             .args(options)
             .arg(format!("{}@127.0.0.1", self.sshd.user()))
             .arg("--")
             .arg(std::ffi::OsStr::from_bytes(command))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        ssh
     }
 
     fn log(&self) -> Vec<String> {
@@ -153,6 +158,43 @@ async fn a_vm_that_is_not_listed_is_refused_in_words() {
     assert!(story.contains("exit status 77"), "{story}");
     assert!(story.contains("this VM is not on the list"), "{story}");
     assert_eq!(driver.vmadm().lookup(soon()).await.unwrap(), []);
+}
+
+#[test]
+fn a_lost_link_leaves_no_dtrace_behind() {
+    let Some(gated) = Gated::new() else { return };
+    let done = gated.host.path("dtrace-ended");
+    let dtrace = format!(
+        "#!/bin/sh\ntrap 'echo \"$*\" >{}; exit 0' TERM\necho ntrace ready\n\
+         while :; do sleep 0.05; done\n",
+        done.display()
+    );
+    gated.host.install("dtrace", &dtrace);
+    let etc = gated.host.path("gz/opt/custom/ntrace");
+    let line = format!("dtrace {}\n", gated.host.path("bin/dtrace").display());
+    let programs = std::fs::read_to_string(etc.join("programs")).unwrap();
+    std::fs::write(etc.join("programs"), programs + &line).unwrap();
+
+    let call = format!("/usr/sbin/dtrace -s ntrace_cpu.d {}", gated.worker);
+    let mut ssh = gated.ssh_command(&["-T"], call.as_bytes());
+    let mut child = ssh
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    assert_eq!(line, "ntrace ready\n");
+    assert!(!done.exists());
+    gated.sshd.cut();
+    let with = eventually("dtrace ends", DEADLINE, || {
+        std::fs::read_to_string(&done).ok().filter(|text| !text.is_empty())
+    });
+    let script = etc.join("dtrace/ntrace_cpu.d").display().to_string();
+    assert_eq!(with, format!("-s {script} {}\n", gated.worker));
+    assert!(!child.wait().unwrap().success());
 }
 
 #[test]
