@@ -83,6 +83,20 @@ impl<'a> Symbol<'a> {
         Self { name: name.into(), kind, ..Self::default() }
     }
 
+    /// The same with texts of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Symbol<'static> {
+        let own = |text: Cow<'a, str>| Cow::Owned(text.into_owned());
+        Symbol {
+            name: own(self.name),
+            system_name: own(self.system_name),
+            module: own(self.module),
+            file: own(self.file),
+            line: self.line,
+            kind: self.kind,
+        }
+    }
+
     /// The same in the mapped file of this name.
     #[must_use]
     pub fn in_module(mut self, module: impl Into<Cow<'a, str>>) -> Self {

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod folded;
 mod frame;
 mod header;
+pub mod import;
 mod names;
 pub mod pprof;
 mod profile;
@@ -20,6 +21,6 @@ mod tree;
 
 pub use frame::{FrameId, FrameKind, FrameView, Symbol};
 pub use header::Header;
-pub use names::{javascript, native, perf_map};
+pub use names::{demangled, javascript, native, perf_map};
 pub use profile::{Profile, Sample, Value};
 pub use stacks::StackId;

@@ -4,6 +4,8 @@
 //! directory they were built in. The name that is compared has none of
 //! these; the raw name is kept beside it.
 
+use std::borrow::Cow;
+
 use crate::frame::{FrameKind, Symbol};
 
 /// What V8 writes before a function's name in a perf map.
@@ -80,6 +82,35 @@ pub fn native<'a>(raw: &'a str, module: &'a str) -> Symbol<'a> {
         .in_module(module)
 }
 
+/// A mangled name of Rust or C++ as its author wrote it; others as they are.
+pub fn demangled(raw: &str) -> Cow<'_, str> {
+    // A hostile name can be far longer when it is written out.
+    if raw.len() > MAX_MANGLED || !raw.starts_with('_') {
+        return raw.into();
+    }
+    if let Ok(name) = rustc_demangle::try_demangle(raw) {
+        return format!("{name:#}").into();
+    }
+    let options = cpp_demangle::DemangleOptions::new().recursion_limit(96);
+    cpp_demangle::Symbol::new(raw)
+        .ok()
+        .and_then(|symbol| symbol.demangle_with_options(&options).ok())
+        .map_or(raw.into(), Cow::from)
+}
+
+/// A JavaScript function by its name and the address of its script.
+pub(crate) fn script(
+    function: &str,
+    url: &str,
+    line: u32,
+    checkout: &str,
+) -> Symbol<'static> {
+    let name = if function.is_empty() { "(anonymous)" } else { function };
+    let file = relative(url, checkout);
+    let key = format!("{name} {file}").trim_end().to_owned();
+    Symbol::new(key, FrameKind::Jit).at(file.to_owned(), line)
+}
+
 /// A name from a `perf-PID.map`: V8's, Python's or another's.
 pub fn perf_map<'a>(raw: &'a str, checkout: &str) -> Symbol<'a> {
     if V8_PREFIXES.iter().any(|prefix| raw.starts_with(prefix)) {
@@ -118,6 +149,9 @@ pub(crate) fn foreign<'a>(raw: &'a str, module: &'a str) -> Symbol<'a> {
     }
     native(raw, module)
 }
+
+/// A mangled name that is longer stays as it is.
+const MAX_MANGLED: usize = 4096;
 
 /// True for what tracers write when they have no name.
 pub(crate) fn is_unnamed(name: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use ntrace_profile::svg::{self, Direction, Growth, Options, Order};
 use ntrace_profile::{
-    FrameKind, Header, Profile, Symbol, Value, folded, pprof,
+    FrameKind, Header, Profile, Symbol, Value, folded, import, pprof,
 };
 use proptest::prelude::*;
 
@@ -160,6 +160,29 @@ proptest! {
     ) {
         let _ = pprof::read(&bytes);
         let _ = folded::read(&bytes, Header::default());
+    }
+
+    #[test]
+    fn whatever_other_programs_print_is_read_without_a_panic(
+        lines in prop::collection::vec(prop_oneof![
+            Just("".to_owned()),
+            Just("-".to_owned()),
+            Just("12".to_owned()),
+            Just("ntrace ready".to_owned()),
+            Just("   m`f+0x1".to_owned()),
+            Just("  f at /x/y.js position 3".to_owned()),
+            Just("\t 7f00 _ZN1aE+0x1 (/x (deleted))".to_owned()),
+            Just("sh 1/2 3.4: 5 cpu-clock:".to_owned()),
+            "[ -~]{0,30}",
+            any::<String>(),
+        ], 0..30),
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        for text in [lines.join("\n").as_bytes(), &bytes] {
+            let _ = import::dtrace(text, Header::default(), "/x");
+            let _ = import::perf_script(text, Header::default(), "/x");
+            let _ = import::cpuprofile(text, Header::default(), "n", "/x");
+        }
     }
 
     #[test]
