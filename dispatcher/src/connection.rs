@@ -169,6 +169,7 @@ impl Connection {
             "runners" => runner::runners(self).await,
             "workers" => runner::workers(self).await,
             "flame" => trace::flame(self, &args).await,
+            "diff" => trace::diff(self, &args).await,
             "export" => trace::export(self, &args).await,
             "why" => why::why(self, &args).await,
             "stats" => about::stats(self).await,

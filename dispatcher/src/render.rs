@@ -4,10 +4,13 @@
 //! is read may be hostile; what cannot be read is refused by name, and what
 //! would be too large is refused before it is made.
 
+mod compared;
 mod warnings;
 
 use ntrace_profile::{Profile, folded, pprof, svg};
-use ntrace_protocol::compare::{Base, Document, Format, Side, SideRun};
+use ntrace_protocol::compare::{
+    Base, DiffView, Document, Format, Side, SideRun,
+};
 use ntrace_protocol::text::escape;
 use ntrace_protocol::trace::TraceFile;
 use ntrace_protocol::{Code, WireError};
@@ -169,6 +172,32 @@ pub(crate) fn document(
         warnings,
     };
     Ok((document, bytes))
+}
+
+/// Compares two sides; as many rows as are wanted and fit.
+pub(crate) fn diff(
+    new: &Input,
+    base: &(Input, String),
+    top: usize,
+    max_bytes: usize,
+) -> Result<DiffView, WireError> {
+    let (base, why) = base;
+    let same = is_same_work(new, base);
+    let (new, base) = (load(new, "new")?, load(base, "base")?);
+    let found = ntrace_profile::diff::diff(&base.all(), &new.all());
+    let mut warnings = [new.warnings, base.warnings].concat();
+    warnings.extend(warnings::of_difference(&new.side, &base.side, same));
+    let base = Base { why: why.clone(), side: base.side };
+    let (rows, left_out) = compared::rows(&found, top, max_bytes);
+    Ok(DiffView {
+        base,
+        new: new.side,
+        unit: compared::unit(found.unit),
+        total: compared::measure(&found.total),
+        rows,
+        left_out,
+        warnings,
+    })
 }
 
 fn is_same_work(new: &Input, base: &Input) -> bool {

@@ -138,6 +138,15 @@ pub const DISPATCHER: &[Command] = &[
         example: r#"["flame",["0192d3a4-5b6c"],1]"#,
     },
     Command {
+        name: "diff",
+        args: &[needed("trace"), optional("base"), optional("options")],
+        about: "what changed, by function; each side a job, a run or \
+                owner/repo@commit; without a base the last done run of the \
+                parent commit, or an earlier one, and the answer says which: \
+                {top}",
+        example: r#"["diff",["0192d3a4-5b6c",null,{"top":10}],1]"#,
+    },
+    Command {
         name: "export",
         args: &[needed("trace"), needed("format"), optional("options")],
         about: "a trace as pprof, folded, svg, diff-svg \

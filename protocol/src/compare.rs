@@ -252,8 +252,20 @@ impl Level {
     }
 }
 
-/// A measure of both sides, in seconds of processor time for one run of the
-/// command.
+/// What a measure counts.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Seconds of processor time.
+    #[default]
+    Seconds,
+    /// Samples, where a profile does not know its rate.
+    Samples,
+}
+
+/// A measure of both sides, for one run of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
     /// In the base.
@@ -287,6 +299,9 @@ pub struct DiffView {
     pub base: Base,
     /// What is compared.
     pub new: Side,
+    /// What the measures count.
+    #[serde(default)]
+    pub unit: Unit,
     /// All processor time.
     pub total: Measure,
     /// Functions by the size of the change in their own time.

@@ -78,7 +78,7 @@ pub(crate) async fn diff(
         screen.line(&show::heading(&diff).join("\n"))?;
         if !diff.rows.is_empty() {
             screen.line("")?;
-            let table = show::rows(&diff.rows);
+            let table = show::rows(&diff.rows, diff.unit);
             screen.table(&table, true, 0, show::level_style)?;
         }
         if let Some(text) = show::footing(&diff) {

@@ -1,4 +1,4 @@
-//! `flame`, `export`: traces, drawn and compared.
+//! `flame`, `export`, `diff`: traces, drawn and compared.
 //!
 //! Reads the arguments, finds the runs and their profiles, and hands pieces
 //! out. What is in a profile is for `render`; who makes it when is for
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ntrace_protocol::compare::{Format, TraceRef};
+use ntrace_protocol::compare::{Format, MAX_ROWS, ROWS, TraceRef};
 use ntrace_protocol::trace::MAX_REPEAT;
 use ntrace_protocol::{Code, JobId, WireError};
 use ntrace_store::Traced;
@@ -44,6 +44,31 @@ pub(crate) async fn export(conn: &Connection, args: &[Value]) -> Answer {
     let options = Options::read(args, 2, "options", &known)?;
     let want = Want::read(format, &options)?;
     deliver(conn, &trace, &want, &Piece::read(&options)?).await
+}
+
+/// `diff`.
+pub(crate) async fn diff(conn: &Connection, args: &[Value]) -> Answer {
+    let trace = named(args, 0, "trace")?;
+    let base = match args.get(1) {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(named(args, 1, "base")?),
+    };
+    let options = Options::read(args, 2, "options", &["top"])?;
+    let what = format!("a whole number from 1 to {MAX_ROWS}");
+    let top: u32 = options.typed("top", &what)?.unwrap_or(ROWS);
+    if !(1..=MAX_ROWS).contains(&top) {
+        return Err(WireError::invalid("top", format!("top must be {what}")));
+    }
+    let shared = &conn.shared;
+    let sides = Sides::find(shared, &trace, Some(base.as_ref())).await?;
+    let turn = shared.documents.turn().await?;
+    let (new, base) = sides.load(shared).await?;
+    let max_line = shared.max_line;
+    let view = Documents::work(turn, move || {
+        let base = base.ok_or_else(|| render::fault("a base is missing"))?;
+        render::diff(&new, &base, top as usize, max_line / 2)
+    });
+    Ok(vec![json!(view.await?)])
 }
 
 /// A trace by position.

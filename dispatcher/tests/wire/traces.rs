@@ -197,6 +197,53 @@ async fn a_base_is_the_parents_last_run_then_an_earlier_one_and_says_so() {
     dispatcher.end().await;
 }
 
+#[tokio::test]
+async fn a_planted_change_is_named_by_its_function() {
+    let (_temp, dispatcher, mut wire) = start().await;
+    // Eight runs each, a little unlike each other as runs are.
+    let many = |hot: u64| -> Vec<Vec<u8>> {
+        let one = |n: u64| {
+            profile(&[
+                ("work;hot", hot + n * 7 % 11),
+                ("work;same", 1500 + n * 5 % 13),
+                ("other", 900 + n * 3 % 7),
+            ])
+        };
+        (0..8).map(one).collect()
+    };
+    let of = |commit, profiles| Traced {
+        commit,
+        parents: &['a'],
+        command: None,
+        profiles,
+    };
+    of('a', many(1000)).run(&mut wire).await;
+    let same = of('b', many(1000)).run(&mut wire).await;
+    let slow = of('c', many(1160)).run(&mut wire).await;
+    let diff = wire.call("diff", json!([slow.job, null, {"top": 2}])).await;
+    let row = &diff["rows"][0];
+    assert_eq!(row["name"], "hot", "{diff}");
+    assert_eq!(row["self"]["level"], "changed", "{diff}");
+    let by = row["self"]["new"].as_f64().unwrap()
+        - row["self"]["base"].as_f64().unwrap();
+    assert!((by - 1.6).abs() < 1e-6, "seconds of one run, not of all: {by}");
+    assert_eq!(diff["rows"].as_array().unwrap().len(), 2);
+    assert!(diff["left_out"].as_u64().unwrap() > 0);
+    let diff = wire.call("diff", json!([same.job])).await;
+    for row in diff["rows"].as_array().unwrap() {
+        assert_eq!(row["self"]["level"], "none", "{diff}");
+    }
+    assert_eq!(diff["total"]["level"], "none", "{diff}");
+    // The runs of a commit are taken together.
+    let (a, c) = (commit('a'), commit('c'));
+    of('c', many(1160)).run(&mut wire).await;
+    let args = json!([format!("o/r@{c}"), format!("o/r@{a}")]);
+    let diff = wire.call("diff", args).await;
+    assert_eq!(diff["new"]["profiles"], 16);
+    assert_eq!(diff["new"]["runs"].as_array().unwrap().len(), 2);
+    dispatcher.end().await;
+}
+
 /// Gzip of what compresses well.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
@@ -234,7 +281,7 @@ async fn a_hostile_profile_is_refused_by_name_and_harms_nobody() {
         for (name, args) in [
             ("flame", json!([run.job])),
             ("export", json!([run.job, "pprof"])),
-            ("export", json!([run.job, "diff-svg", {"base": run.run}])),
+            ("diff", json!([run.job, run.run])),
         ] {
             let error = wire.try_call(name, args).await.unwrap_err();
             assert_eq!(error.code.as_str(), "EINVAL", "{error}");
@@ -321,6 +368,12 @@ async fn wrong_arguments_are_named() {
         ("export", json!([id]), "EINVAL format"),
         ("export", json!([id, "png"]), "EINVAL format"),
         ("export", json!([id, "svg", {"base": id}]), "EINVAL base"),
+        ("diff", json!([id, "x"]), "EINVAL base"),
+        ("diff", json!([id, nobody]), "ENOENT base"),
+        ("diff", json!([id, id, {"top": 0}]), "EINVAL top"),
+        ("diff", json!([id, id, {"top": 501}]), "EINVAL top"),
+        ("diff", json!([id, id, {"top": 1.5}]), "EINVAL top"),
+        ("diff", json!([id, id, {"limit": 1}]), "EINVAL options"),
         ("export", json!([id, "diff-svg", {"base": 5}]), "EINVAL base"),
         ("export", json!([id, "diff-svg", {"base": nobody}]), "ENOENT base"),
     ] {

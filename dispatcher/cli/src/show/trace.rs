@@ -1,6 +1,6 @@
 //! Traces and their differences in words. Pure.
 
-use ntrace_protocol::compare::{DiffRow, DiffView, Level, Measure, Side};
+use ntrace_protocol::compare::{DiffRow, DiffView, Level, Measure, Side, Unit};
 use ntrace_protocol::text::escape;
 use ntrace_protocol::trace::{Health, TraceState, TraceSummary};
 
@@ -69,11 +69,19 @@ fn seconds(n: f64) -> String {
     }
 }
 
+/// A number of what is counted.
+fn amount(n: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Seconds => seconds(n),
+        Unit::Samples => format!("{n:.1}"),
+    }
+}
+
 /// A change with its sign.
-fn change(measure: &Measure) -> String {
+fn change(measure: &Measure, unit: Unit) -> String {
     let by = measure.new - measure.base;
     let sign = if by < 0.0 { '-' } else { '+' };
-    format!("{sign}{}", seconds(by.abs()))
+    format!("{sign}{}", amount(by.abs(), unit))
 }
 
 /// A change as a share of the base.
@@ -118,9 +126,9 @@ pub(crate) fn heading(diff: &DiffView) -> Vec<String> {
         format!("       {}", escape(&diff.base.why)),
         format!(
             "total  {} -> {}, {} ({}): {}",
-            seconds(diff.total.base),
-            seconds(diff.total.new),
-            change(&diff.total),
+            amount(diff.total.base, diff.unit),
+            amount(diff.total.new, diff.unit),
+            change(&diff.total, diff.unit),
             share(&diff.total),
             diff.total.level.as_str()
         ),
@@ -143,6 +151,12 @@ pub(crate) fn footing(diff: &DiffView) -> Option<String> {
     if !is_any {
         words.push("no difference seen in any function".to_owned());
     }
+    if diff.unit == Unit::Samples {
+        words.push(
+            "the numbers are samples, since a profile does not know its rate"
+                .to_owned(),
+        );
+    }
     if diff.left_out > 0 {
         words.push(format!(
             "{} more functions changed less; --top shows more",
@@ -153,7 +167,7 @@ pub(crate) fn footing(diff: &DiffView) -> Option<String> {
 }
 
 /// The table of `diff`.
-pub(crate) fn rows(rows: &[DiffRow]) -> Table {
+pub(crate) fn rows(rows: &[DiffRow], unit: Unit) -> Table {
     let headings =
         ["HOW SURE", "SELF", "BASE", "NEW", "%", "INCLUSIVE", "FUNCTION"];
     let mut table = Table::new(&headings);
@@ -164,11 +178,11 @@ pub(crate) fn rows(rows: &[DiffRow]) -> Table {
         };
         table.row([
             level.to_owned(),
-            change(&row.own),
-            seconds(row.own.base),
-            seconds(row.own.new),
+            change(&row.own, unit),
+            amount(row.own.base, unit),
+            amount(row.own.new, unit),
             share(&row.own),
-            change(&row.inclusive),
+            change(&row.inclusive, unit),
             row.name.clone(),
         ]);
     }
@@ -220,7 +234,8 @@ mod tests {
     fn a_change_is_absolute_first() {
         let of = |base, new| {
             let measure = Measure { base, new, level: Level::None, q: None };
-            format!("{} {}", change(&measure), share(&measure))
+            let by = change(&measure, Unit::Seconds);
+            format!("{by} {}", share(&measure))
         };
         assert_eq!(of(1.0, 1.5), "+0.500s +50.0%");
         assert_eq!(of(20.0, 5.0), "-15.00s -75.0%");
@@ -238,7 +253,7 @@ mod tests {
             own: measure,
             inclusive: measure,
         };
-        let lines = rows(&[row]).lines();
+        let lines = rows(&[row], Unit::Seconds).lines();
         assert!(lines[1].starts_with("changed   +1.000s"), "{lines:?}");
         assert!(lines[1].ends_with("f\\x1b[2J"));
     }
