@@ -16,7 +16,7 @@ use ntrace_zones::{
     Carrier, Driver, Local, Programs, Ssh, SshAddress, SshOptions,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -32,6 +32,9 @@ const LAST_REPORTS: Duration = Duration::from_secs(10);
 
 /// How long tasks may take to end when nothing is left to do.
 const LAST_TASKS: Duration = Duration::from_secs(5);
+
+/// SmartOS's program for the metadata of a zone.
+const MDATA_GET: &str = "/usr/sbin/mdata-get";
 
 /// How long `mdata-get` may take.
 const METADATA: Duration = Duration::from_secs(10);
@@ -150,7 +153,7 @@ async fn roster(config: &Config, data: &Path) -> anyhow::Result<Roster> {
         source: config.source.clone(),
         max_bytes: config.source_cache,
     })?;
-    let driver = Driver::new(Arc::new(carrier(config).await?));
+    let driver = Driver::new(Arc::new(carrier_of(config, data).await?));
     let roster_config = RosterConfig {
         data: data.to_owned(),
         workers: config.workers.clone(),
@@ -173,49 +176,100 @@ fn choice(tracer: Tracer) -> Choice {
     }
 }
 
-/// The way to the global zone.
-pub(crate) async fn carrier(config: &Config) -> anyhow::Result<Carrier> {
-    let address = match &config.global_zone {
-        GlobalZone::Local => None,
-        GlobalZone::Ssh(address) => Some(address.clone()),
-        GlobalZone::Auto => parent().await?,
-    };
-    let Some(address) = address else {
+/// The way to the global zone. Over ssh it need not be there yet: workers
+/// show why they cannot be reached, and are reached once it is.
+async fn carrier_of(config: &Config, data: &Path) -> anyhow::Result<Carrier> {
+    let Some(address) = global_zone(config).await? else {
         return Ok(Carrier::Local(Local::new(Programs::Embedded)?));
     };
-    let options = SshOptions {
-        identity: config.identity.clone(),
-        known_hosts: config.known_hosts.clone(),
-        control_directory: None,
-    };
     info!(%address, "connecting to the global zone");
-    Ok(Carrier::Ssh(Ssh::connect(&address, &options).await?))
+    let control = Some(data.join("ssh"));
+    let ssh = Ssh::new(address, ssh_options(config, control))?;
+    match ssh.ready(Instant::now()).await {
+        Err(error) if error.is_lasting() => return Err(error.into()),
+        Err(_) | Ok(()) => {}
+    }
+    Ok(Carrier::Ssh(ssh))
 }
 
-/// The global zone of a SmartOS zone, as its operator wrote it down; none on
-/// other systems.
-async fn parent() -> anyhow::Result<Option<SshAddress>> {
-    const PROGRAM: &str = "/usr/sbin/mdata-get";
-    if !cfg!(any(target_os = "illumos", target_os = "solaris")) {
+/// A way to the global zone that is there now, beside a runner that may
+/// have its own.
+pub(crate) async fn carrier(config: &Config) -> anyhow::Result<Carrier> {
+    Ok(match global_zone(config).await? {
+        None => Carrier::Local(Local::new(Programs::Embedded)?),
+        Some(address) => {
+            let options = ssh_options(config, None);
+            Carrier::Ssh(Ssh::connect(&address, &options).await?)
+        }
+    })
+}
+
+fn ssh_options(config: &Config, control: Option<PathBuf>) -> SshOptions {
+    SshOptions {
+        identity: config.identity.clone(),
+        known_hosts: config.known_hosts.clone(),
+        control_directory: control,
+        ..SshOptions::default()
+    }
+}
+
+/// Where the global zone is; none: here.
+async fn global_zone(config: &Config) -> anyhow::Result<Option<SshAddress>> {
+    match &config.global_zone {
+        GlobalZone::Local => Ok(None),
+        GlobalZone::Ssh(address) => Ok(Some(address.clone())),
+        GlobalZone::Auto => parent(Path::new(MDATA_GET)).await,
+    }
+}
+
+/// The global zone of a SmartOS zone, as its operator wrote it down; none
+/// where there are no metadata. On Linux a zone of another make may have the
+/// program and no such key: then the global zone is here.
+async fn parent(program: &Path) -> anyhow::Result<Option<SshAddress>> {
+    let is_smartos = cfg!(any(target_os = "illumos", target_os = "solaris"));
+    if !program.exists() && !is_smartos {
         return Ok(None);
     }
-    let mut command = tokio::process::Command::new(PROGRAM);
+    let shown = program.display();
+    let mut command = tokio::process::Command::new(program);
     command.arg("parent").env_clear().current_dir("/").kill_on_drop(true);
+    command.stdin(std::process::Stdio::null());
     let output = timeout(METADATA, command.output())
         .await
-        .with_context(|| format!("{PROGRAM} parent did not end"))?
-        .with_context(|| format!("cannot run {PROGRAM}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    anyhow::ensure!(
-        output.status.success() && !text.is_empty(),
-        "the metadata have no key parent; set it to the global zone's \
-         address, or give --global-zone ssh://root@HOST"
-    );
-    let address = match text.contains("://") {
-        true => text,
-        false => format!("ssh://root@{text}"),
+        .with_context(|| format!("{shown} parent did not end"))
+        .and_then(|ran| ran.with_context(|| format!("cannot run {shown}")));
+    let text = match &output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        Ok(_) => String::new(),
+        Err(error) if !is_smartos => {
+            warn!(error = format!("{error:#}"), "no metadata");
+            String::new()
+        }
+        Err(error) => anyhow::bail!("{error:#}"),
     };
-    Ok(Some(address.parse()?))
+    if text.is_empty() {
+        anyhow::ensure!(
+            !is_smartos,
+            "the metadata have no key parent; set it to the global zone's \
+             address, or give --global-zone ssh://root@HOST"
+        );
+        return Ok(None);
+    }
+    Ok(Some(parent_address(&text)?))
+}
+
+/// `HOST`, `USER@HOST[:PORT]` or a whole address.
+fn parent_address(text: &str) -> anyhow::Result<SshAddress> {
+    let address = if text.contains("://") {
+        text.to_owned()
+    } else if text.contains('@') {
+        format!("ssh://{text}")
+    } else {
+        format!("ssh://root@{text}")
+    };
+    address.parse().with_context(|| "the metadata's key parent".to_owned())
 }
 
 /// Written beside and renamed, so that nobody reads half of it.
@@ -231,6 +285,51 @@ fn write_port(file: &Path, listener: &Listener) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program that prints this and ends so.
+    fn mdata_get(dir: &Path, line: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.join("mdata-get");
+        // Written by another process: none of our own forks can hold it open
+        // for writing while it is run.
+        let script =
+            format!("cat >{} <<'E'\n#!/bin/sh\n{line}\nE", path.display());
+        let status = std::process::Command::new("/bin/sh")
+            .args(["-c", &script])
+            .status();
+        assert!(status.unwrap().success());
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&path, mode).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn the_metadata_say_where_the_global_zone_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for (said, address) in [
+            ("gz", "ssh://root@gz"),
+            ("10.0.0.2:2222", "ssh://root@10.0.0.2:2222"),
+            ("ops@gz", "ssh://ops@gz"),
+            ("ssh://root@[fe80::1]", "ssh://root@[fe80::1]"),
+        ] {
+            let line = format!("[ \"$1\" = parent ] && echo '{said}'");
+            let program = mdata_get(dir.path(), &line);
+            let found = parent(&program).await.unwrap().unwrap();
+            assert_eq!(found.to_string(), address);
+        }
+        let program = mdata_get(dir.path(), "echo -oProxyCommand=x");
+        assert!(parent(&program).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_the_key_or_the_program_it_is_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("none");
+        assert!(parent(&program).await.unwrap().is_none());
+        let line = "echo \"No metadata for 'parent'\" >&2; exit 1";
+        let program = mdata_get(dir.path(), line);
+        assert!(parent(&program).await.unwrap().is_none());
+    }
 
     #[test]
     fn a_second_process_on_the_same_data_is_refused() {

@@ -213,7 +213,10 @@ impl Cgroups {
             return;
         }
         let path = found.mount.join(parent_name());
-        if make_parents(&found.mount, &path).is_ok() {
+        let may = rustix::fs::Access::WRITE_OK;
+        if make_parents(&found.mount, &path).is_ok()
+            && rustix::fs::access(&path, may).is_ok()
+        {
             self.add(TRACE, path.join(id.as_str()));
         }
     }

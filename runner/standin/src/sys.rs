@@ -29,6 +29,8 @@ pub(crate) struct Ended {
     pub status: i32,
     /// Processor time of user and kernel, in milliseconds.
     pub cpu_ms: u64,
+    /// The user's part of it.
+    pub user_ms: u64,
     /// Greatest resident size, in bytes.
     pub max_rss: u64,
 }
@@ -406,6 +408,7 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> io::Result<Option<Ended>> {
                 return Ok(Some(Ended {
                     status,
                     cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime),
+                    user_ms: ms(usage.ru_utime),
                     max_rss: usage.ru_maxrss as u64 * 1024,
                 }));
             }

@@ -7,6 +7,7 @@
 mod change;
 mod events;
 mod list;
+mod nics;
 pub(crate) mod payload;
 mod power;
 mod snapshots;

@@ -16,7 +16,7 @@ mod ssh;
 mod sys;
 
 pub use local::{Local, Programs};
-pub use ssh::{BadAddress, ConnectError, Ssh, SshAddress, SshOptions};
+pub use ssh::{BadAddress, ConnectError, Ssh, SshAddress, SshOptions, Trouble};
 
 /// Bytes to a process.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;

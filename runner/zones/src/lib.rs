@@ -25,7 +25,7 @@ mod worker;
 
 pub use carrier::{
     BadAddress, Carrier, ConnectError, Handle, Local, Process, Programs,
-    Reader, Ssh, SshAddress, SshOptions, Writer,
+    Reader, Ssh, SshAddress, SshOptions, Trouble, Writer,
 };
 pub use class::{Class, Remedy, classify};
 pub use command::{Command, Exit, Program};

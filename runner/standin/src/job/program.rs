@@ -129,7 +129,11 @@ pub(super) fn run(header: &Header) -> Value {
 }
 
 fn status(ended: &Ended) -> Value {
-    let usage = json!({ "cpu_ms": ended.cpu_ms, "max_rss": ended.max_rss });
+    let usage = json!({
+        "cpu_ms": ended.cpu_ms,
+        "user_ms": ended.user_ms,
+        "max_rss": ended.max_rss,
+    });
     match (ended.code(), ended.signal()) {
         (None, Some(signal)) => json!({
             "signal": signals::name(signal),

@@ -32,7 +32,7 @@ const SERVED_MAX: usize = 4;
 const BACKLOG: i32 = 16;
 
 /// How long a connection may take in all.
-const SERVE_WAIT: Duration = Duration::from_secs(10);
+const SERVE_WAIT: Duration = Duration::from_secs(20);
 
 /// Pause between two looks at something that cannot be waited for.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::nics;
 use super::payload::{self, Changes, MAPS};
 use super::power::{boot, gone, halt_now, plain};
 use super::{Call, Done, Failure, Outcome, timed_out};
@@ -93,6 +94,14 @@ pub(super) fn create(call: &Call<'_>) -> Outcome {
     }
     let mut manifest = payload::with_defaults(good);
     let autoboot = manifest.remove("autoboot") == Some(Value::Bool(true));
+    if let Some(given) = manifest.get("nics") {
+        let random = || {
+            let [a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
+            [a, b, c]
+        };
+        let kept = nics::filled_in(given, random);
+        manifest.insert("nics".to_owned(), kept);
+    }
     if manifest.remove("delegate_dataset") == Some(Value::Bool(true)) {
         let data = json!([format!("zones/{id}/data")]);
         manifest.insert("datasets".to_owned(), data);
@@ -206,7 +215,7 @@ pub(super) fn validate(call: &Call<'_>) -> Outcome {
             let payload = read_payload(call.args)?;
             let brand = payload.get("brand").and_then(Value::as_str);
             let brand = brand.unwrap_or("joyent").to_owned();
-            ("create", brand, payload::check_create(&payload).1)
+            ("create", brand, payload::validate_create(&payload))
         }
         Some("update") => {
             let brand = call.args.get(1).ok_or(Failure::Usage(None))?;
@@ -223,12 +232,8 @@ pub(super) fn validate(call: &Call<'_>) -> Outcome {
             "VALID '{verb}' payload for {brand} brand VMs."
         )));
     }
-    let report = json!({
-        "bad_values": faults.bad_values,
-        "bad_properties": faults.bad_properties,
-        "missing_properties": faults.missing,
-    });
-    Err(Failure::Error(report.to_string()))
+    let report = serde_json::to_string(&faults).map_err(plain)?;
+    Err(Failure::Error(report))
 }
 
 /// `vmadm update`.

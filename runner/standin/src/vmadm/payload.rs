@@ -2,10 +2,11 @@
 //!
 //! Pure: text in, a checked object or a list of faults out. Unknown
 //! properties are dropped at `create`, as the original does, and reported by
-//! `validate`.
+//! `validate`, which also wants true and false to be no words.
 
 use serde_json::{Map, Value};
 
+use super::nics;
 use crate::names::ZoneId;
 
 /// What values a property takes.
@@ -21,10 +22,14 @@ enum Kind {
     Flag,
     /// A whole number in a range, also as digits.
     Number(u64, u64),
-    /// Any object.
-    Object,
+    /// An object of texts, numbers and flags.
+    Flat,
     /// Any list.
     List,
+    /// Network interfaces.
+    Nics,
+    /// Addresses without a prefix.
+    Addresses,
     /// File systems to be shown in the zone.
     Filesystems,
     /// One of these words.
@@ -40,7 +45,10 @@ enum Change {
 
 use Change::{Fine, Never};
 
-const PROPERTIES: [(&str, Kind, Change); 43] = [
+const COMPRESSIONS: &[&str] =
+    &["on", "off", "lzjb", "gzip", "lz4", "zle", "zstd"];
+
+const PROPERTIES: [(&str, Kind, Change); 52] = [
     ("alias", Kind::Text(189), Fine),
     ("archive_on_delete", Kind::Flag, Fine),
     ("autoboot", Kind::Flag, Fine),
@@ -49,7 +57,7 @@ const PROPERTIES: [(&str, Kind, Change); 43] = [
     ("cpu_cap", Kind::Number(0, 100_000), Fine),
     ("cpu_shares", Kind::Number(1, 65_535), Fine),
     ("create_timestamp", Kind::Text(64), Never),
-    ("customer_metadata", Kind::Object, Never),
+    ("customer_metadata", Kind::Flat, Never),
     ("datasets", Kind::List, Never),
     ("delegate_dataset", Kind::Flag, Never),
     ("dns_domain", Kind::Hostname, Never),
@@ -61,7 +69,9 @@ const PROPERTIES: [(&str, Kind, Change); 43] = [
     ("image_uuid", Kind::Uuid, Never),
     ("indestructible_delegated", Kind::Flag, Fine),
     ("indestructible_zoneroot", Kind::Flag, Fine),
-    ("internal_metadata", Kind::Object, Never),
+    ("init_name", Kind::Text(256), Never),
+    ("internal_metadata", Kind::Flat, Never),
+    ("kernel_version", Kind::Text(64), Never),
     ("limit_priv", Kind::Text(1024), Fine),
     ("maintain_resolvers", Kind::Flag, Fine),
     ("max_locked_memory", Kind::Number(0, 1 << 24), Fine),
@@ -72,16 +82,23 @@ const PROPERTIES: [(&str, Kind, Change); 43] = [
     ("max_shm_ids", Kind::Number(0, 1 << 20), Fine),
     ("max_shm_memory", Kind::Number(0, 1 << 24), Fine),
     ("max_swap", Kind::Number(0, 1 << 24), Fine),
-    ("nics", Kind::List, Never),
+    ("mdata_exec_timeout", Kind::Number(0, 1 << 24), Fine),
+    ("nics", Kind::Nics, Never),
     ("owner_uuid", Kind::Uuid, Fine),
     ("package_name", Kind::Text(256), Fine),
+    ("package_version", Kind::Text(256), Fine),
     ("quota", Kind::Number(0, 1 << 24), Fine),
-    ("resolvers", Kind::List, Fine),
-    ("routes", Kind::Object, Never),
-    ("tags", Kind::Object, Never),
+    ("resolvers", Kind::Addresses, Fine),
+    ("routes", Kind::Flat, Never),
+    ("tags", Kind::Flat, Never),
     ("tmpfs", Kind::Number(1, 1 << 24), Fine),
     ("uuid", Kind::Uuid, Never),
+    ("zfs_data_compression", Kind::Word(COMPRESSIONS), Never),
+    ("zfs_data_recsize", Kind::Number(512, 1 << 20), Never),
     ("zfs_io_priority", Kind::Number(0, 1024), Fine),
+    ("zfs_root_compression", Kind::Word(COMPRESSIONS), Never),
+    ("zfs_root_recsize", Kind::Number(512, 1 << 20), Never),
+    ("zfs_snapshot_limit", Kind::Number(0, 1 << 32), Fine),
     ("zonename", Kind::Uuid, Never),
     ("zpool", Kind::Text(64), Never),
 ];
@@ -90,11 +107,12 @@ const PROPERTIES: [(&str, Kind, Change); 43] = [
 pub(super) const MAPS: [&str; 4] =
     ["customer_metadata", "internal_metadata", "tags", "routes"];
 
-/// What is wrong with a payload.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What is wrong with a payload, in the order in which it is told.
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Faults {
     pub bad_values: Vec<String>,
     pub bad_properties: Vec<String>,
+    #[serde(rename = "missing_properties")]
     pub missing: Vec<String>,
 }
 
@@ -132,6 +150,14 @@ fn is_mount(value: &Value) -> bool {
         && known
 }
 
+/// Whether a value is an object without further ones in it.
+fn is_flat(value: &Value) -> bool {
+    let plain = |one: &Value| {
+        matches!(one, Value::String(_) | Value::Number(_) | Value::Bool(_))
+    };
+    value.as_object().is_some_and(|all| all.values().all(plain))
+}
+
 /// The value as it is stored, if it is a good one.
 fn accept(kind: Kind, value: &Value) -> Option<Value> {
     let text = value.as_str();
@@ -154,7 +180,9 @@ fn accept(kind: Kind, value: &Value) -> Option<Value> {
             let number = value.as_u64().or(digits)?;
             return (low..=high).contains(&number).then(|| number.into());
         }
-        Kind::Object => value.is_object(),
+        Kind::Flat => is_flat(value),
+        Kind::Nics => nics::are_nics(value),
+        Kind::Addresses => nics::are_addresses(value),
         Kind::List => value.is_array(),
         Kind::Filesystems => {
             value.as_array().is_some_and(|all| all.iter().all(is_mount))
@@ -185,6 +213,18 @@ pub(super) fn check_create(
     (good, faults)
 }
 
+/// Checks a payload as `validate create` does.
+pub(super) fn validate_create(payload: &Map<String, Value>) -> Faults {
+    let (_, mut faults) = check_create(payload);
+    for (name, value) in payload {
+        let flag = matches!(property(name), Some((Kind::Flag, _)));
+        if flag && !value.is_boolean() && !faults.bad_values.contains(name) {
+            faults.bad_values.push(name.clone());
+        }
+    }
+    faults
+}
+
 /// A checked payload of `update`.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -206,7 +246,7 @@ pub(super) fn check_update(payload: &Map<String, Value>) -> (Changes, Faults) {
             MAPS.into_iter().find(|map| *map == rest)
         };
         if let Some(map) = map_of("set_") {
-            match value.as_object() {
+            match value.as_object().filter(|_| is_flat(value)) {
                 Some(all) => changes.put.extend(
                     all.iter().map(|(k, v)| (map, k.clone(), v.clone())),
                 ),
@@ -294,12 +334,14 @@ mod tests {
             "quota": -1,
             "filesystems": [{"type": "lofs", "source": "/a/../b",
                              "target": "/c"}],
+            "customer_metadata": {"a": {}},
             "shiny": true,
         }));
         assert_eq!(
             found.bad_values,
             [
                 "alias",
+                "customer_metadata",
                 "filesystems",
                 "hostname",
                 "max_physical_memory",
@@ -315,6 +357,8 @@ mod tests {
         let (good, _) = check_create(payload.as_object().unwrap());
         assert_eq!(good["quota"], 5);
         assert_eq!(good["autoboot"], false);
+        let found = validate_create(payload.as_object().unwrap());
+        assert_eq!(found.bad_values, ["autoboot"]);
     }
 
     #[test]

@@ -1,0 +1,38 @@
+//! Registers of x86_64.
+
+use framehop::x86_64::UnwindRegsX86_64;
+
+/// Bits of `sample_regs_user`: bp, sp and ip of `asm/perf_regs.h`.
+pub(crate) const REGISTERS: u64 = 1 << 6 | 1 << 7 | 1 << 8;
+
+/// The machine number of this processor's programs in ELF.
+pub(crate) const ELF_MACHINE: u16 = 62;
+
+/// What unwinding starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Registers {
+    /// The instruction.
+    pub ip: u64,
+    /// The stack.
+    pub sp: u64,
+    bp: u64,
+}
+
+impl Registers {
+    /// From the words of a sample, in the order of the bits.
+    pub(crate) fn from_perf(values: &[u64]) -> Option<Registers> {
+        let [bp, sp, ip] = *values else { return None };
+        Some(Registers { ip, sp, bp })
+    }
+
+    /// From `NT_PRSTATUS` of a stopped thread: `user_regs_struct`.
+    pub(crate) fn from_status(words: &[u64]) -> Option<Registers> {
+        let at = |index: usize| words.get(index).copied();
+        Some(Registers { bp: at(4)?, ip: at(16)?, sp: at(19)? })
+    }
+
+    /// For the unwinder.
+    pub(crate) fn unwinding(&self) -> UnwindRegsX86_64 {
+        UnwindRegsX86_64::new(self.ip, self.sp, self.bp)
+    }
+}

@@ -1,0 +1,169 @@
+//! Names of frames: functions with their files and lines, those that were
+//! inlined too, demangled.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use blazesym::MaybeDefault;
+use blazesym::symbolize::source::{Elf, Kernel, Source};
+use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolizer};
+use ntrace_profile::{FrameKind, Symbol, native, perf_map};
+
+use crate::objects::ObjectId;
+use crate::process::{Frame, Processes};
+
+/// Longest name that is kept, in characters.
+const NAME_MAX: usize = 1000;
+
+/// Gives names, and remembers them.
+pub(crate) struct Names {
+    symbolizer: Symbolizer,
+    /// Where the job's tree is: paths in it are shown relative to it.
+    checkout: PathBuf,
+    known: HashMap<Frame, Vec<Symbol<'static>>>,
+}
+
+impl Names {
+    /// None yet.
+    pub(crate) fn new(checkout: &Path) -> Names {
+        let none: Option<[&Path; 0]> = Some([]);
+        let symbolizer = Symbolizer::builder()
+            .enable_auto_reload(false)
+            // Debug files beside a program are named by the program, and a
+            // job's program must not make us open what it likes.
+            .set_debug_dirs(none)
+            .build();
+        let checkout = checkout.to_owned();
+        Names { symbolizer, checkout, known: HashMap::new() }
+    }
+
+    /// The names of a frame, outermost first: more than one where functions
+    /// were inlined.
+    pub(crate) fn of(
+        &mut self,
+        frame: Frame,
+        processes: &Processes,
+    ) -> &[Symbol<'static>] {
+        if !self.known.contains_key(&frame) {
+            let found = self.find(frame, processes);
+            self.known.insert(frame, found);
+        }
+        &self.known[&frame]
+    }
+
+    fn find(
+        &self,
+        frame: Frame,
+        processes: &Processes,
+    ) -> Vec<Symbol<'static>> {
+        match frame {
+            Frame::Process(name) => {
+                let name = processes.words.get(name).to_owned();
+                vec![Symbol::new(name, FrameKind::Process)]
+            }
+            Frame::Cut => vec![nameless("[stack cut]", "")],
+            Frame::Nameless => vec![nameless("[unnamed code]", "")],
+            Frame::Made(name) => {
+                let raw = bounded(processes.words.get(name));
+                vec![owned(perf_map(&raw, &self.checkout.to_string_lossy()))]
+            }
+            Frame::Opaque(object) => {
+                let module = module(object, processes);
+                vec![nameless(&format!("[{module}]"), &module)]
+            }
+            Frame::Code(object, address) => {
+                self.code(object, address, processes)
+            }
+            Frame::Kernel(address) => vec![self.kernel(address)],
+        }
+    }
+
+    fn code(
+        &self,
+        object: ObjectId,
+        address: u64,
+        processes: &Processes,
+    ) -> Vec<Symbol<'static>> {
+        let module = module(object, processes);
+        let path = processes.objects.readable(object);
+        let source = path.map(|path| Source::from(Elf::new(path)));
+        let sym =
+            source.and_then(|from| self.ask(&from, Input::VirtOffset(address)));
+        let Some(sym) = sym else {
+            return vec![nameless(&format!("[{module}]"), &module)];
+        };
+        let outer = self.function(&sym.name, sym.code_info.as_deref(), &module);
+        let inlined = sym.inlined.iter().map(|inlined| {
+            let code = inlined.code_info.as_ref();
+            let mut inner = self.function(&inlined.name, code, &module);
+            inner.kind = FrameKind::Inlined;
+            inner
+        });
+        std::iter::once(outer).chain(inlined).collect()
+    }
+
+    fn kernel(&self, address: u64) -> Symbol<'static> {
+        let source = Kernel {
+            vmlinux: MaybeDefault::None,
+            debug_syms: false,
+            ..Kernel::default()
+        };
+        let sym = self.ask(&source.into(), Input::AbsAddr(address));
+        let name = sym.map_or("[kernel]".to_owned(), |sym| bounded(&sym.name));
+        Symbol::new(name, FrameKind::Kernel).in_module("[kernel]")
+    }
+
+    fn ask(
+        &self,
+        source: &Source<'_>,
+        input: Input<u64>,
+    ) -> Option<Sym<'static>> {
+        // A file that cannot be read as what it claims to be has no names.
+        let found = self.symbolizer.symbolize_single(source, input).ok()?;
+        found.into_sym().map(Sym::into_owned)
+    }
+
+    fn function(
+        &self,
+        name: &str,
+        code: Option<&CodeInfo<'_>>,
+        module: &str,
+    ) -> Symbol<'static> {
+        let name = bounded(name);
+        let mut symbol = owned(native(&name, module));
+        if let Some(code) = code {
+            let path = code.to_path();
+            let path = path.strip_prefix(&self.checkout).unwrap_or(&path);
+            symbol.file = path.to_string_lossy().into_owned().into();
+            symbol.line = code.line.unwrap_or(0);
+        }
+        symbol
+    }
+}
+
+/// The last component of a file's path.
+fn module(object: ObjectId, processes: &Processes) -> String {
+    let path = processes.path(object);
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+fn nameless(name: &str, module: &str) -> Symbol<'static> {
+    Symbol::new(name.to_owned(), FrameKind::Unknown)
+        .in_module(module.to_owned())
+}
+
+fn owned(symbol: Symbol<'_>) -> Symbol<'static> {
+    Symbol {
+        name: symbol.name.into_owned().into(),
+        system_name: symbol.system_name.into_owned().into(),
+        module: symbol.module.into_owned().into(),
+        file: symbol.file.into_owned().into(),
+        line: symbol.line,
+        kind: symbol.kind,
+    }
+}
+
+fn bounded(name: &str) -> String {
+    name.chars().take(NAME_MAX).collect()
+}

@@ -1,0 +1,8 @@
+//! The sampler on real zones: known programs must give known profiles.
+
+#![expect(clippy::unwrap_used, reason = "a helper fails its test")]
+
+mod seen;
+mod stacks;
+mod truth;
+mod zone;

@@ -1,0 +1,1 @@
+//! Stacks of processes that wait, and what happens when things go wrong.
