@@ -1,7 +1,7 @@
 //! Metadata from inside a zone.
 
 use super::bench::{Case, done, running, vmadm, zlogin};
-use crate::host::{Host, Said};
+use crate::host::{Host, Said, alive, wait_until};
 use serde_json::json;
 
 const NO_SOCKET: &str = "ERROR: could not initialise protocol: Could not \
@@ -169,9 +169,47 @@ fn a_zone_that_holds_its_socket_open_is_halted_at_once_all_the_same() {
                 print(\"held\", flush=True)\n\
                 time.sleep(600)' > /root/log 2>&1 &";
     host.root(&id, hold);
-    crate::host::wait_until("all are held", || {
+    wait_until("all are held", || {
         host.root(&id, "cat /root/log").out == "held\n"
     });
     host.ok(&["rollback-snapshot", &id, "clean"]);
     assert_eq!(host.root(&id, "mdata-put k v; mdata-get k").out, "v\n");
+}
+
+#[test]
+fn a_put_that_outlives_its_zone_changes_nothing() {
+    let host = Host::new();
+    let id = host.running(&json!({}));
+    let keeper = host.keeper(&id);
+    let children = || {
+        let path = format!("/proc/{keeper}/task/{keeper}/children");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let pids = text.split_whitespace();
+        pids.map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>()
+    };
+    let before = children();
+    // Whoever changes a zone holds this; the put waits for it.
+    let held = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(host.zone_dir(&id).join("lock"))
+        .unwrap();
+    let exclusive = rustix::fs::FlockOperation::LockExclusive;
+    rustix::fs::flock(&held, exclusive).unwrap();
+    let mut put =
+        host.command("zlogin", &[&id, "mdata-put k v"]).spawn().unwrap();
+    let mut server = 0;
+    wait_until("the put waits on the host", || {
+        server =
+            children().into_iter().find(|p| !before.contains(p)).unwrap_or(0);
+        server != 0
+    });
+    host.ok(&["stop", "-F", &id]);
+    put.wait().unwrap();
+    drop(held);
+    wait_until("its server is gone", || !alive(server));
+    host.ok(&["start", &id]);
+    assert_eq!(host.get(&id)["customer_metadata"], json!({}));
+    assert_eq!(host.root(&id, "mdata-get k").code, 1);
 }
