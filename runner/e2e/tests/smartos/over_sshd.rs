@@ -6,13 +6,15 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ntrace_e2e::programs::Programs;
 use ntrace_e2e::{DEADLINE, eventually};
 use ntrace_testbed::{Options, Sshd, needs_sshd};
 use ntrace_zones::{
-    Carrier, Directory, Driver, Ended, JobSpec, SnapshotName, Ssh, SshOptions,
-    VmLimits, WorkerUuid,
+    Carrier, Collect, Directory, Driver, Ended, JobSpec, Kind, Signal,
+    SnapshotName, Ssh, SshOptions, UserName, VmLimits, WorkerUuid,
 };
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::gate::{STRANGER, scripts};
@@ -67,6 +69,18 @@ impl Gated {
         Driver::new(Arc::new(Carrier::Ssh(ssh)))
     }
 
+    fn uuid(&self) -> WorkerUuid {
+        self.worker.parse().unwrap()
+    }
+
+    /// Maps a program of the gate to another one.
+    fn program(&self, name: &str, file: &std::path::Path) {
+        let list = self.host.path("gz/opt/custom/ntrace/programs");
+        let lines = std::fs::read_to_string(&list).unwrap();
+        let line = format!("{name} {}\n", file.display());
+        std::fs::write(list, lines + &line).unwrap();
+    }
+
     /// The ssh that a person or a thief would use.
     fn ssh(&self, options: &[&str], command: &[u8]) -> Output {
         self.ssh_command(options, command).output().unwrap()
@@ -98,6 +112,14 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
+async fn all(from: &mut mpsc::Receiver<Bytes>) -> Vec<u8> {
+    let mut whole = Vec::new();
+    while let Some(chunk) = from.recv().await {
+        whole.extend_from_slice(&chunk);
+    }
+    whole
+}
+
 fn job(script: &str) -> JobSpec {
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     let home = Directory::new("/home/job").unwrap();
@@ -108,7 +130,7 @@ fn job(script: &str) -> JobSpec {
 async fn the_driver_does_all_its_work_through_the_gate() {
     let Some(gated) = Gated::new() else { return };
     let driver = gated.driver().await;
-    let uuid: WorkerUuid = gated.worker.parse().unwrap();
+    let uuid = gated.uuid();
     let clean: SnapshotName = "clean".parse().unwrap();
     let worker = driver.take(uuid, soon()).await.unwrap();
     worker.halt(soon()).await.unwrap();
@@ -118,11 +140,7 @@ async fn the_driver_does_all_its_work_through_the_gate() {
     worker.limit(limits, soon()).await.unwrap();
     let inside = worker.probe(soon()).await.unwrap();
     let mut run = inside.run(&job("echo 'a  b'; exit 3"), soon()).unwrap();
-    let mut out = Vec::new();
-    while let Some(chunk) = run.stdout.recv().await {
-        out.extend_from_slice(&chunk);
-    }
-    assert_eq!(out, b"a  b\n");
+    assert_eq!(all(&mut run.stdout).await, b"a  b\n");
     assert!(matches!(run.ended().await.ended, Ended::Exit(3)));
     assert!(!inside.ps(soon()).await.unwrap().is_empty());
     assert_eq!(driver.vmadm().lookup(soon()).await.unwrap().len(), 1);
@@ -142,12 +160,89 @@ async fn the_driver_does_all_its_work_through_the_gate() {
     }
 }
 
+/// Hides the zone's helper. Linux's su asks PAM, which this zone has not set
+/// up; so setpriv stands in for SmartOS's su.
+const ZLOGIN_WITHOUT_HELPER: &str = r#"#!/bin/sh
+exec @REAL@ "$1" "$2" "$(printf '%s' "$3" | sed '
+    s#/native/zone-job#/none#
+    s#exec su "$user" -c#exec setpriv @WHO@ /bin/sh -c#')"
+"#;
+
+/// As on SmartOS: no helper in the zone, so all goes by the driver's shell
+/// scripts, which the gate knows by heart.
+#[tokio::test]
+async fn a_zone_without_the_helper_is_driven_by_scripts_through_the_gate() {
+    if !ntrace_e2e::is_root() {
+        ntrace_e2e::skip("a zone of an ordinary user has no second user");
+        return;
+    }
+    let Some(gated) = Gated::new() else { return };
+    let real = Programs::built().path("zlogin");
+    let zlogin = ZLOGIN_WITHOUT_HELPER
+        .replace("@WHO@", "--reuid=1000 --regid=1000 --clear-groups")
+        .replace("@REAL@", &real.display().to_string());
+    gated.host.install("zlogin-without-helper", &zlogin);
+    let file = gated.host.path("bin/zlogin-without-helper");
+    gated.program("zlogin", &file);
+    let driver = gated.driver().await;
+    let worker = driver.take(gated.uuid(), soon()).await.unwrap();
+    let inside = worker.probe(soon()).await.unwrap();
+    assert!(matches!(inside.kind(), Kind::Shell { .. }), "{inside:?}");
+
+    let user: UserName = "job".parse().unwrap();
+    let dir = Directory::new("/home/job/work").unwrap();
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("a'b.txt"), "in").unwrap();
+    let tar = Command::new("tar")
+        .args(["-cf", "-", "-C"])
+        .arg(files.path())
+        .arg(".")
+        .output()
+        .unwrap();
+    let tar = std::io::Cursor::new(tar.stdout);
+    inside.unpack(&user, &dir, tar, soon()).await.unwrap();
+
+    let script = "cat work/*; id -un; echo '!' >&2; exit 7";
+    let mut run = inside.run(&job(script), soon()).unwrap();
+    let out = all(&mut run.stdout).await;
+    assert_eq!(out, b"injob\n");
+    assert!(matches!(run.ended().await.ended, Ended::Exit(7)));
+
+    let want = Collect {
+        user: user.clone(),
+        dir,
+        globs: vec!["*.txt".to_owned()],
+        max_bytes: 1 << 20,
+        max_files: 10,
+    };
+    let mut collecting = inside.collect(&want, soon()).await.unwrap();
+    let tar = all(&mut collecting.tar).await;
+    assert!(tar.windows(7).any(|name| name == b"a'b.txt"));
+    assert_eq!(collecting.ended().await.unwrap().files, 1);
+
+    let mut run = inside.run(&job("echo up; sleep 600"), soon()).unwrap();
+    assert_eq!(run.stdout.recv().await.unwrap(), "up\n");
+    assert!(inside.ps(soon()).await.unwrap().len() > 1);
+    inside.kill(&user, Signal::Kill, soon()).await.unwrap();
+    let ended = run.ended().await.ended;
+    assert!(matches!(&ended, Ended::Signal { name, .. } if name == "SIGKILL"));
+
+    let log = gated.log();
+    for name in ["probe", "run", "unpack", "list", "pack", "kill", "ps"] {
+        let call = format!(" allowed: zlogin {} {name}", gated.worker);
+        assert!(
+            log.iter().any(|line| line.ends_with(&call)),
+            "{name}: {log:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_vm_that_is_not_listed_is_refused_in_words() {
     let Some(gated) = Gated::new() else { return };
     gated.host.must("setup-gz", &["--forget", &gated.worker]);
     let driver = gated.driver().await;
-    let uuid: WorkerUuid = gated.worker.parse().unwrap();
+    let uuid = gated.uuid();
     let error = driver.vmadm().get(uuid, soon()).await.unwrap_err();
     let mut story = String::new();
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
@@ -171,9 +266,7 @@ fn a_lost_link_leaves_no_dtrace_behind() {
     );
     gated.host.install("dtrace", &dtrace);
     let etc = gated.host.path("gz/opt/custom/ntrace");
-    let line = format!("dtrace {}\n", gated.host.path("bin/dtrace").display());
-    let programs = std::fs::read_to_string(etc.join("programs")).unwrap();
-    std::fs::write(etc.join("programs"), programs + &line).unwrap();
+    gated.program("dtrace", &gated.host.path("bin/dtrace"));
 
     let call = format!("/usr/sbin/dtrace -s ntrace_cpu.d {}", gated.worker);
     let mut ssh = gated.ssh_command(&["-T"], call.as_bytes());
