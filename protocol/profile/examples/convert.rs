@@ -1,11 +1,12 @@
 //! Converts a profile by hand: `convert FROM TO < in > out`.
 //!
-//! FROM: pprof, folded. TO: pprof, folded, svg, icicle, empty.
+//! FROM: pprof, folded, dtrace, perf, cpuprofile.
+//! TO: pprof, folded, svg, icicle, speedscope, firefox.
 
 use std::io::{self, Read as _, Write as _};
 
 use ntrace_profile::svg::{self, Growth, Options};
-use ntrace_profile::{Header, Profile, folded, pprof};
+use ntrace_profile::{Header, Profile, export, folded, import, pprof};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let profile: Profile = match from.as_str() {
         "pprof" => pprof::read(&bytes)?,
         "folded" => folded::read(&bytes, header)?,
+        "dtrace" => import::dtrace(&bytes, header, ""),
+        "perf" => import::perf_script(&bytes, header, ""),
+        "cpuprofile" => import::cpuprofile(&bytes, header, "node", "")?,
         other => return Err(format!("cannot read {other:?}").into()),
     };
     let icicle = Options { growth: Growth::Icicle, ..Options::default() };
@@ -26,6 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "folded" => folded::write(&profile).into_bytes(),
         "svg" => svg::flame(&[&profile], &Options::default()).into_bytes(),
         "icicle" => svg::flame(&[&profile], &icicle).into_bytes(),
+        "speedscope" => export::speedscope(&profile, "ntrace").into_bytes(),
+        "firefox" => export::firefox(&profile, "ntrace").into_bytes(),
         other => return Err(format!("cannot write {other:?}").into()),
     };
     io::stdout().write_all(&out)?;

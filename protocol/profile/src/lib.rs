@@ -6,6 +6,7 @@
 //! of ten thousand frames costs memory, not the program's own stack.
 
 pub mod diff;
+pub mod export;
 pub mod folded;
 mod frame;
 mod header;
