@@ -173,6 +173,8 @@ impl Way<'_> {
 
 /// There is no connection, and this is what ssh said.
 pub(super) fn judge(way: &Way<'_>, said: &str) -> Finding {
+    // The carrier's own advice stands before ssh's words.
+    let said = said.rsplit_once("ssh said: ").map_or(said, |(_, said)| said);
     let trouble = meaning(said);
     let lead = match trouble {
         Trouble::NoProgram => "there is no ssh here",
