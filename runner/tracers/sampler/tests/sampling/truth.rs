@@ -78,7 +78,7 @@ fn root_can_sample_without_a_cgroup() {
     let mut target = zone.target();
     target.hz = HZ;
     target.group = None;
-    let (seen, _) = sample(&zone, &target, &["split", "56000"], &[]);
+    let (seen, _) = sample(&zone, &target, &["split", "95000"], &[]);
     assert_eq!(seen.summary.how, Some(How::Inherit));
     seen.is_split("C, inherited", C_NAMES, POINTS);
 }

@@ -149,6 +149,10 @@ impl Zone {
         (text(output.stdout), text(output.stderr))
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     pub(crate) fn get(&self) -> Value {
         let said = self.run("vmadm", &["get", &self.id], "");
         serde_json::from_str(&said.0).unwrap()
