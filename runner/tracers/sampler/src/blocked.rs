@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::arch::Registers;
-use crate::names::Names;
+use crate::names::{Budget, Names};
 use crate::process::{Frame, Processes};
 use crate::sys;
 use crate::target::Order;
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Time for one thread to stop; one that waits for a disk does not.
 const STOP_WAIT: Duration = Duration::from_millis(300);
+
+/// Time to name what was found.
+const NAMING: Duration = Duration::from_secs(4);
 
 /// Threads that are looked at, in all.
 const THREADS_MAX: usize = 256;
@@ -54,7 +57,7 @@ pub(crate) fn stacks(
     });
     let mut look = Look {
         processes: Processes::new(),
-        names: Names::new(&order.checkout),
+        names: Names::new(&order.checkout, Budget::of(NAMING)),
         files,
         until,
         left: THREADS_MAX,

@@ -141,7 +141,8 @@ impl Running {
         options: FinishOptions,
         within: Duration,
     ) -> Result<Trace, SamplerError> {
-        self.process.ask(&Ask::Finish(options))?;
+        let ms = within.as_millis().min(86_400_000) as u64;
+        self.process.ask(&Ask::Finish(options, ms))?;
         match self.process.answer(within)? {
             (Answer::Trace(_, summary), pprof) => {
                 Ok(Trace { pprof, summary: *summary })

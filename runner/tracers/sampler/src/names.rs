@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use blazesym::MaybeDefault;
 use blazesym::symbolize::source::{Elf, Kernel, Source};
@@ -15,8 +16,32 @@ use crate::process::{Frame, Processes};
 /// Longest name that is kept, in characters.
 const NAME_MAX: usize = 1000;
 
+/// Files above this size are named by their symbol table alone: reading
+/// their debug information would take too much memory. Bytes.
+const DEBUG_FILE_MAX: u64 = 512 << 20;
+
+/// How far naming may go; each step is cheaper than the one before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Until then debug information is read: lines and inlined functions.
+    pub debug: Instant,
+    /// Until then symbol tables are read.
+    pub symbols: Instant,
+}
+
+impl Budget {
+    /// Half of the time for debug information, a quarter for symbol tables,
+    /// the rest for what comes after.
+    pub(crate) fn of(time: Duration) -> Budget {
+        let now = Instant::now();
+        Budget { debug: now + time / 2, symbols: now + time * 3 / 4 }
+    }
+}
+
 /// Gives names, and remembers them.
 pub(crate) struct Names {
+    budget: Budget,
+    hurried: bool,
     symbolizer: Symbolizer,
     /// Where the job's tree is: paths in it are shown relative to it.
     checkout: PathBuf,
@@ -25,7 +50,7 @@ pub(crate) struct Names {
 
 impl Names {
     /// None yet.
-    pub(crate) fn new(checkout: &Path) -> Names {
+    pub(crate) fn new(checkout: &Path, budget: Budget) -> Names {
         let none: Option<[&Path; 0]> = Some([]);
         let symbolizer = Symbolizer::builder()
             .enable_auto_reload(false)
@@ -34,7 +59,22 @@ impl Names {
             .set_debug_dirs(none)
             .build();
         let checkout = checkout.to_owned();
-        Names { symbolizer, checkout, known: HashMap::new() }
+        let known = HashMap::new();
+        Names { budget, hurried: false, symbolizer, checkout, known }
+    }
+
+    /// Sets new limits.
+    pub(crate) fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
+        // What there was no time for is tried again.
+        if std::mem::take(&mut self.hurried) {
+            self.known.clear();
+        }
+    }
+
+    /// Whether names were left out for want of time.
+    pub(crate) fn was_hurried(&self) -> bool {
+        self.hurried
     }
 
     /// The names of a frame, outermost first: more than one where functions
@@ -52,7 +92,7 @@ impl Names {
     }
 
     fn find(
-        &self,
+        &mut self,
         frame: Frame,
         processes: &Processes,
     ) -> Vec<Symbol<'static>> {
@@ -79,16 +119,15 @@ impl Names {
     }
 
     fn code(
-        &self,
+        &mut self,
         object: ObjectId,
         address: u64,
         processes: &Processes,
     ) -> Vec<Symbol<'static>> {
         let module = module(object, processes);
-        let path = processes.objects.readable(object);
-        let source = path.map(|path| Source::from(Elf::new(path)));
-        let sym =
-            source.and_then(|from| self.ask(&from, Input::VirtOffset(address)));
+        let sym = self
+            .source(object, processes)
+            .and_then(|from| self.ask(&from, Input::VirtOffset(address)));
         let Some(sym) = sym else {
             return vec![nameless(&format!("[{module}]"), &module)];
         };
@@ -100,6 +139,22 @@ impl Names {
             inner
         });
         std::iter::once(outer).chain(inlined).collect()
+    }
+
+    fn source(
+        &mut self,
+        object: ObjectId,
+        processes: &Processes,
+    ) -> Option<Source<'static>> {
+        let now = Instant::now();
+        self.hurried |= now >= self.budget.debug;
+        if now >= self.budget.symbols {
+            return None;
+        }
+        let (path, size) = processes.objects.readable(object)?;
+        let mut elf = Elf::new(path);
+        elf.debug_syms = now < self.budget.debug && size <= DEBUG_FILE_MAX;
+        Some(elf.into())
     }
 
     fn kernel(&self, address: u64) -> Symbol<'static> {

@@ -104,9 +104,11 @@ impl Objects {
         &self.get(id).path
     }
 
-    /// A path under which this process can read it.
-    pub(crate) fn readable(&self, id: ObjectId) -> Option<PathBuf> {
-        self.get(id).file.as_ref().ok().map(zone::path_of)
+    /// A path under which this process can read it, and its size.
+    pub(crate) fn readable(&self, id: ObjectId) -> Option<(PathBuf, u64)> {
+        let file = self.get(id).file.as_ref().ok()?;
+        let size = file.metadata().ok()?.len();
+        Some((zone::path_of(file), size))
     }
 
     /// Why it could not be opened.

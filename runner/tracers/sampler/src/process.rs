@@ -53,6 +53,11 @@ struct Process {
     made: Made,
 }
 
+/// Whether a process has no pid in the zone.
+pub(crate) fn is_stranger(pid: u32) -> bool {
+    pid == 0 || pid == u32::MAX
+}
+
 /// All processes.
 pub(crate) struct Processes {
     all: HashMap<u32, Process>,
@@ -116,7 +121,16 @@ impl Processes {
         self.forget_ended(time);
         match record {
             Record::Forked { pid, parent } if pid != parent => {
-                let child = self.meet(*parent, files).clone();
+                let child = if is_stranger(*parent) {
+                    // On its way in: it carries the job until its exec.
+                    Process {
+                        name: self.carriers[0],
+                        space: Rc::default(),
+                        made: Made::default(),
+                    }
+                } else {
+                    self.meet(*parent, files).clone()
+                };
                 self.growing.remove(pid);
                 if self.all.len() < PROCESSES_MAX {
                     self.all.insert(*pid, child);

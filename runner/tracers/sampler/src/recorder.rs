@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use crate::clock;
 use crate::perf::record::{Raw, Record, split};
 use crate::perf::{Event, Settings};
-use crate::process::{Frame, Processes};
+use crate::process::{Frame, Processes, is_stranger};
 use crate::stacks::{Node, Stacks};
 use crate::zone::ZoneFiles;
 
@@ -211,9 +211,4 @@ impl Recorder {
         }
         counted
     }
-}
-
-/// Processes that have no pid in the zone.
-fn is_stranger(pid: u32) -> bool {
-    pid == 0 || pid == u32::MAX
 }

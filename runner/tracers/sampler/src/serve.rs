@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::blocked;
 use crate::clock;
 use crate::listen::Listener;
+use crate::names::{Budget, Names};
 use crate::perf::{Settings, open};
 use crate::recorder::Recorder;
 use crate::sys;
@@ -25,6 +26,10 @@ use crate::zone::ZoneFiles;
 
 /// How often the rings are emptied.
 const ROUND: Duration = Duration::from_millis(100);
+
+/// Memory of this process at most, without files that it maps: what a
+/// hostile file can make it take. Bytes.
+const MEMORY_MAX: u64 = 1 << 30;
 
 /// The cgroup that was made for this trace; gone with this value, unless
 /// something still lives in it: then it goes with the zone.
@@ -40,7 +45,7 @@ struct Service {
     how: How,
     recorder: Recorder,
     listener: Option<Listener>,
-    checkout: PathBuf,
+    names: Names,
     /// When it began: since 1970, and on the clock of the records.
     started_ns: u64,
     begun: u64,
@@ -52,6 +57,7 @@ struct Service {
 pub(crate) fn main() -> u8 {
     sys::raise_descriptors();
     sys::forbid_new_rights();
+    sys::limit_memory(MEMORY_MAX);
     let mut lines = Lines::new();
     let first = match lines.next_blocking() {
         Some(Ok(ask)) => ask,
@@ -144,7 +150,7 @@ impl Service {
             how,
             recorder: Recorder::new(settings, files),
             listener: None,
-            checkout: order.checkout.clone(),
+            names: Names::new(&order.checkout, Budget::of(ROUND)),
             started_ns: clock::since_1970(),
             begun: clock::now(),
             warnings: Vec::new(),
@@ -203,12 +209,14 @@ impl Service {
                 Next::End => return 0,
                 Next::Ask(Err(why)) => return fail(&why),
                 Next::Ask(Ok(Ask::Window)) => {
-                    let window = trace::window(&self.recorder, &self.checkout);
+                    let window = trace::window(&self.recorder, &mut self.names);
                     if say(&Answer::Window(window), &[]).is_err() {
                         return 1;
                     }
                 }
-                Next::Ask(Ok(Ask::Finish(options))) => {
+                Next::Ask(Ok(Ask::Finish(options, ms))) => {
+                    let time = Duration::from_millis(ms);
+                    self.names.set_budget(Budget::of(time));
                     return self.finish(&options);
                 }
                 Next::Ask(Ok(Ask::Start(_) | Ask::Stacks(..))) => {
@@ -231,7 +239,7 @@ impl Service {
             warnings: std::mem::take(&mut self.warnings),
         };
         let (bytes, summary) =
-            trace::finish(&self.recorder, &self.checkout, begun, options);
+            trace::finish(&self.recorder, &mut self.names, begun, options);
         let answer = Answer::Trace(bytes.len() as u64, Box::new(summary));
         u8::from(say(&answer, &bytes).is_err())
     }

@@ -155,6 +155,14 @@ pub(crate) fn raise_descriptors() {
     }
 }
 
+/// Limits the memory that this process may take.
+pub(crate) fn limit_memory(bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: the structure outlives the call. A lower limit that is there
+    // already stays.
+    unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) };
+}
+
 /// Asks for the processor a little earlier than the job, where allowed: a
 /// full ring loses samples.
 pub(crate) fn hurry() {

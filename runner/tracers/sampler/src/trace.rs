@@ -1,11 +1,11 @@
 //! Makes a profile, and a judgement of it, out of what was recorded.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::time::Duration;
 
 use ntrace_profile::{FrameId, Header, Profile, pprof};
 
-use crate::names::Names;
+use crate::names::{Budget, Names};
 use crate::process::Frame;
 use crate::recorder::{Recorder, WINDOW};
 use crate::stacks::Node;
@@ -14,6 +14,9 @@ use crate::wire::{FinishOptions, Summary, Window};
 
 /// Stacks in a window.
 const WINDOW_STACKS: usize = 200;
+
+/// Time to name a window.
+const WINDOW_NAMING: Duration = Duration::from_secs(2);
 
 /// Files without names that are listed.
 const UNRESOLVED_MAX: usize = 20;
@@ -49,14 +52,14 @@ pub(crate) struct Begun {
 }
 
 /// The stacks of the last seconds.
-pub(crate) fn window(recorder: &Recorder, checkout: &Path) -> Window {
-    let mut names = Names::new(checkout);
+pub(crate) fn window(recorder: &Recorder, names: &mut Names) -> Window {
+    names.set_budget(Budget::of(WINDOW_NAMING));
     let mut counted = recorder.recent();
     counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     counted.truncate(WINDOW_STACKS);
     let mut folded: Vec<(String, u64)> = counted
         .into_iter()
-        .map(|(node, count)| (fold(recorder, node, &mut names), count))
+        .map(|(node, count)| (fold(recorder, node, names), count))
         .collect();
     // Different addresses of one function are one stack by now.
     folded.sort();
@@ -92,7 +95,7 @@ fn fold(recorder: &Recorder, node: Node, names: &mut Names) -> String {
 /// The profile in the format of pprof, and how it came about.
 pub(crate) fn finish(
     recorder: &Recorder,
-    checkout: &Path,
+    names: &mut Names,
     begun: Begun,
     options: &FinishOptions,
 ) -> (Vec<u8>, Summary) {
@@ -113,7 +116,6 @@ pub(crate) fn finish(
         run_id: options.run.clone().unwrap_or_default(),
         ..Header::default()
     });
-    let mut names = Names::new(checkout);
     let mut known: HashMap<Frame, Vec<FrameId>> = HashMap::new();
     for (node, count) in recorder.stacks.counted() {
         let mut frames = Vec::new();
@@ -129,7 +131,14 @@ pub(crate) fn finish(
             profile.add_samples(*process, frames, count);
         }
     }
-    let summary = judge(recorder, &begun, options, &profile);
+    let mut summary = judge(recorder, &begun, options, &profile);
+    if names.was_hurried() {
+        summary.warnings.push(
+            "there was no time to read all names: some functions are shown \
+             by their file alone, or without what was inlined into them"
+                .to_owned(),
+        );
+    }
     for warning in &summary.warnings {
         profile.header.warn(warning.as_str());
     }

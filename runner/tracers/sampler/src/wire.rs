@@ -17,8 +17,9 @@ pub(crate) enum Ask {
     Start(Order),
     /// The stacks of the last seconds.
     Window,
-    /// Stop, and give the profile; the last request.
-    Finish(FinishOptions),
+    /// Stop, and give the profile within so many milliseconds; the last
+    /// request.
+    Finish(FinishOptions, u64),
     /// The stacks of processes as they are now, without sampling.
     Stacks(Order, Vec<u32>),
 }

@@ -4,5 +4,6 @@
 
 mod seen;
 mod stacks;
+mod trouble;
 mod truth;
 mod zone;

@@ -59,6 +59,20 @@ impl Seen {
         matching.map(|sample| sample.value.samples).sum()
     }
 
+    /// The processes that were sampled.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let names = std::cell::RefCell::new(Vec::new());
+        self.count(|frames| {
+            assert_eq!(frames[0].1, FrameKind::Process);
+            names.borrow_mut().push(frames[0].0.to_owned());
+            true
+        });
+        let mut names = names.into_inner();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// The per cent of samples in which a frame of that name takes part.
     pub(crate) fn percent(&self, name: &str) -> f64 {
         self.percent_where(|frames| frames.iter().any(|(n, _)| *n == name))
