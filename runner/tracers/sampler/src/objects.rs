@@ -164,17 +164,16 @@ fn own_vdso() -> io::Result<File> {
 
 fn open(mapped: &Mapped, files: &ZoneFiles) -> io::Result<File> {
     let end = mapped.start.saturating_add(mapped.length);
-    let path = mapped.path.to_string_lossy();
-    if path.ends_with(" (deleted)") {
-        return files
-            .open_mapped(mapped.pid, mapped.start, end)
-            .or_else(|_| files.open_program(mapped.pid));
-    }
-    // A long-lived process first, then what all of the zone can see.
+    // What is mapped, where that is permitted; else what has the name now,
+    // for the process or for all of the zone; else the program itself,
+    // which may have no name any more.
     files
         .open_mapped(mapped.pid, mapped.start, end)
         .or_else(|_| files.open_as(mapped.pid, &mapped.path))
         .or_else(|_| files.open(&mapped.path))
+        .or_else(|error| {
+            files.open_program(mapped.pid, &mapped.path).map_err(|_| error)
+        })
 }
 
 impl Tables {

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -74,9 +75,21 @@ impl ZoneFiles {
         )?)
     }
 
-    /// The program that a process runs, whatever became of its name.
-    pub(crate) fn open_program(&self, pid: u32) -> io::Result<File> {
+    /// The program that a process runs, if that had this name, whatever
+    /// became of the name.
+    pub(crate) fn open_program(
+        &self,
+        pid: u32,
+        path: &Path,
+    ) -> io::Result<File> {
+        const GONE: &[u8] = b" (deleted)";
         let proc = self.proc()?;
+        let link = rustix::fs::readlinkat(proc, format!("{pid}/exe"), [])?;
+        let bare =
+            |name: &[u8]| name.strip_suffix(GONE).unwrap_or(name).to_vec();
+        if bare(link.to_bytes()) != bare(path.as_os_str().as_bytes()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         reopen(&rustix::fs::openat(
             proc,
             format!("{pid}/exe"),
