@@ -7,6 +7,7 @@
 //! Invariant: when a stage is dropped, nothing of it is left, or the test
 //! fails.
 
+pub mod gate;
 pub mod git;
 pub mod leftovers;
 pub mod line;
@@ -18,6 +19,7 @@ pub mod stage;
 pub mod wait;
 pub mod zones;
 
+pub use gate::Gate;
 pub use git::{Repo, Repos};
 pub use line::Line;
 pub use process::Process;
@@ -28,6 +30,12 @@ pub use wait::{DEADLINE, eventually, until};
 /// Whether the large counts are asked for, by `NTRACE_E2E_FULL=1`.
 pub fn is_full() -> bool {
     std::env::var_os("NTRACE_E2E_FULL").is_some_and(|value| value == "1")
+}
+
+/// Whether stages are to reach their zones through a real sshd, by
+/// `NTRACE_E2E_SSH=1`.
+pub fn is_over_ssh() -> bool {
+    std::env::var_os("NTRACE_E2E_SSH").is_some_and(|value| value == "1")
 }
 
 /// Says loudly that a test was not run, and why.

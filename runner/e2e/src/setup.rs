@@ -28,6 +28,7 @@ pub struct Setup {
     pub(crate) is_proxied: bool,
     pub(crate) via: Option<u16>,
     pub(crate) has_runner: bool,
+    pub(crate) is_over_ssh: bool,
 }
 
 impl Setup {
@@ -42,6 +43,7 @@ impl Setup {
             is_proxied: false,
             via: None,
             has_runner: true,
+            is_over_ssh: crate::is_over_ssh(),
         }
     }
 
@@ -68,6 +70,13 @@ impl Setup {
     #[must_use]
     pub fn runner_args(mut self, args: &[&str]) -> Self {
         self.runner_args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Lets the runner reach its zones through a real sshd and the gate.
+    #[must_use]
+    pub fn over_ssh(mut self) -> Self {
+        self.is_over_ssh = true;
         self
     }
 

@@ -15,6 +15,7 @@ use ntrace_protocol::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::gate::Gate;
 use crate::git::{Repo, Repos};
 use crate::leftovers;
 use crate::line::Line;
@@ -45,6 +46,7 @@ pub struct Stage {
     runner_args: Vec<String>,
     proxy: Option<Proxy>,
     via: Option<u16>,
+    gate: Option<Gate>,
     /// The zones.
     pub zones: Zones,
     /// The repositories that the runner knows.
@@ -110,6 +112,10 @@ impl Stage {
         }
         let zones =
             Zones::new(dir.path().join("z"), &programs, env.clone(), setup.who);
+        // An account without a name cannot log in.
+        let is_over_ssh = setup.is_over_ssh && setup.who == Who::Us;
+        let gate = (is_over_ssh && ntrace_testbed::needs_sshd())
+            .then(|| Gate::start(dir.path(), &dir.path().join("z"), &programs));
         let repos = Repos::create(&dir.path().join("git"));
         let dispatcher_args = setup.dispatcher_args.clone();
         let (dispatcher, dispatcher_port) = {
@@ -139,6 +145,7 @@ impl Stage {
             runner_args: setup.runner_args,
             proxy,
             via: setup.via,
+            gate,
             zones,
             repos,
             workers: Vec::new(),
@@ -161,12 +168,33 @@ impl Stage {
         manifest["hostname"] = json!(alias);
         let uuid = self.zones.create(&manifest);
         self.workers.push(uuid.clone());
+        self.list(&uuid);
         self.control()
             .await
             .enroll(&uuid, Value::Null)
             .await
             .unwrap_or_else(|error| panic!("enroll {uuid}: {error}"));
         uuid
+    }
+
+    /// Lets the runner act on a VM, where there is a gate.
+    pub fn list(&self, uuid: &str) {
+        if let Some(gate) = &self.gate {
+            gate.list(uuid, "clean");
+        }
+    }
+
+    /// Whether the runner reaches its zones through an sshd.
+    pub fn is_over_ssh(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// The sshd and the gate behind it.
+    ///
+    /// # Panics
+    /// The stage was set up without.
+    pub fn gate(&mut self) -> &mut Gate {
+        self.gate.as_mut().expect("the stage was set up over ssh")
     }
 
     /// The stage's directory.
@@ -276,6 +304,8 @@ impl Stage {
             args.push(self.repos.template().into());
         }
         args.extend(self.runner_args.iter().map(OsString::from));
+        let gate = self.gate.as_ref().map(Gate::runner_args);
+        args.extend(gate.into_iter().flatten().map(OsString::from));
         let (runner, port) = listening(&Start {
             name: "runner".to_owned(),
             program: self.programs.path("ntrace-runner"),
@@ -511,6 +541,10 @@ impl Stage {
         eprintln!("--- dispatcher\n{}", tail(&self.dispatcher.said()));
         if let Some(runner) = &self.runner {
             eprintln!("--- runner\n{}", tail(&runner.said()));
+        }
+        if let Some(gate) = &self.gate {
+            eprintln!("--- gate\n{}", tail(&gate.log()));
+            eprintln!("--- sshd\n{}", tail(&gate.sshd.log()));
         }
     }
 

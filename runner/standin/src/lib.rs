@@ -78,8 +78,11 @@ fn dispatch(name: &str) -> Option<ExitCode> {
 #[must_use]
 pub fn call(name: &str, args: &[String]) -> Option<u8> {
     Some(match name {
-        "vmadm" => vmadm::main(args),
-        "imgadm" => imgadm::main(args),
+        "vmadm" | "imgadm" => {
+            // What zones are made of is not for the caller's umask to hide.
+            sys::umask(0o022);
+            if name == "vmadm" { vmadm::main(args) } else { imgadm::main(args) }
+        }
         "zone-check" => check::main(),
         "zone-job" => job::main(args),
         "zlogin" => zlogin::main(args),

@@ -137,6 +137,7 @@ async fn the_npm_client_drives_both_ports_in_both_directions() {
     }
     let mut stage = Stage::start(Setup::workers(0)).await;
     let uuid = stage.zones.create(&ntrace_e2e::zones::Zones::manifest());
+    stage.list(&uuid);
     stage.workers.push(uuid.clone());
     let out = drive(dir.path(), &stage, &uuid);
 

@@ -103,6 +103,7 @@ async fn a_push_typed_into_nc_is_answered_with_a_job_id() {
 async fn an_enroll_typed_into_nc_is_answered_with_the_worker() {
     let stage = Stage::start(Setup::workers(0)).await;
     let uuid = stage.zones.create(&ntrace_e2e::zones::Zones::manifest());
+    stage.list(&uuid);
     let typed = format!(r#"["enroll", ["{uuid}"], 1]"#);
     let answer = stage.runner_line().ask(&typed);
     assert_eq!(answer[0][0], Value::Null, "{answer}");
@@ -661,6 +662,7 @@ async fn the_runner_refuses_bad_arguments_by_name() {
         assert_eq!(field, "uuid", "{name}: {answer}");
     }
     let uuid = stage.zones.create(&ntrace_e2e::zones::Zones::manifest());
+    stage.list(&uuid);
     for snapshot in ["none", "-r", "a/b", "", "a@b", "$(id)"] {
         let args = json!([uuid, {"snapshot": snapshot}]);
         let answer = line.ask(&json!(["enroll", args, 1]).to_string());

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 async fn enroll_with(stage: &mut Stage, switches: &str) -> String {
     let uuid = stage.zones.create(&Zones::manifest());
+    stage.list(&uuid);
     // A zone that is up, so that there is something to halt.
     stage.zones.must(&["start", &uuid], "");
     stage.zones.faults(&uuid, switches);
