@@ -11,6 +11,7 @@ pub mod gate;
 pub mod git;
 pub mod leftovers;
 pub mod line;
+pub mod output;
 pub mod process;
 pub mod programs;
 pub mod proxy;
@@ -22,9 +23,10 @@ pub mod zones;
 pub use gate::Gate;
 pub use git::{Repo, Repos};
 pub use line::Line;
+pub use output::Output;
 pub use process::Process;
 pub use setup::{Setup, Who};
-pub use stage::{Output, Stage};
+pub use stage::Stage;
 pub use wait::{DEADLINE, eventually, until};
 
 /// Whether the large counts are asked for, by `NTRACE_E2E_FULL=1`.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ntrace_client::{Dispatcher, LogEnd, LogsOptions, RunnerControl};
-use ntrace_protocol::report::LogRecord;
 use ntrace_protocol::worker::WorkerView;
 use ntrace_protocol::{
     JobId, JobState, JobView, Stream, WireError, WorkerState,
@@ -19,6 +18,7 @@ use crate::gate::Gate;
 use crate::git::{Repo, Repos};
 use crate::leftovers;
 use crate::line::Line;
+use crate::output::Output;
 use crate::process::{Process, Start, describe};
 use crate::programs::Programs;
 use crate::proxy::Proxy;
@@ -53,42 +53,6 @@ pub struct Stage {
     pub repos: Repos,
     /// The workers, in the order of their making.
     pub workers: Vec<String>,
-}
-
-/// All that a job wrote.
-#[derive(Clone, Debug, Default)]
-pub struct Output {
-    /// On its standard output.
-    pub stdout: Vec<u8>,
-    /// On its standard error.
-    pub stderr: Vec<u8>,
-    /// What the runner said meanwhile.
-    pub events: Vec<Value>,
-    /// The records as they came.
-    pub records: Vec<LogRecord>,
-}
-
-impl Output {
-    /// Its standard output as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    /// Its standard error as text.
-    pub fn errors(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
-    }
-
-    fn take(&mut self, record: LogRecord) {
-        match record.stream {
-            Stream::Stdout => self.stdout.extend(record.data.as_bytes()),
-            Stream::Stderr => self.stderr.extend(record.data.as_bytes()),
-            Stream::Events | Stream::Control => {
-                self.events.push(json!(record.data));
-            }
-        }
-        self.records.push(record);
-    }
 }
 
 impl Stage {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ntrace_testbed::{Options, Sshd, needs_sshd};
 use ntrace_zones::{
-    Carrier, Driver, Inside, Local, Programs, SnapshotName, UserName, Worker,
-    WorkerUuid,
+    Carrier, Driver, Inside, Local, Programs, SnapshotName, Ssh, SshOptions,
+    UserName, Worker, WorkerUuid,
 };
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -42,6 +43,9 @@ show() {
     printf ']}\n'
 }
 echo "$*" >>$D/calls
+[ -e $D/say ] && { cat $D/say >&2; exit $(cat $D/code); }
+fault stdin=read && cat >/dev/null
+fault die && kill -KILL $$
 fault refused && { say "connect ECONNREFUSED"; exit 1; }
 case $1 in
 get|start|stop|rollback-snapshot|update)
@@ -66,6 +70,7 @@ unable to destroy zone"; echo down >$D/state; exit 1; }
 'running' (currently: stopped)"; exit 1; }
     echo stopped >$D/state
     fault stop=linger && sleep 60
+    fault stop=wait && { until [ -e $D/go ]; do sleep 0.02; done; }
     fault stop=timeout && { say "vminfod timeout exceeded"; exit 1; }
     say "Successfully completed stop for VM $2";;
 rollback-snapshot)
@@ -73,9 +78,13 @@ rollback-snapshot)
 'zones/$2@vmsnap-$3': busy
 "; echo stopped >$D/state; exit 1; }
     fault rollback=lie && exit 0
+    fault rollback=wait && { until [ -e $D/go ]; do sleep 0.02; done; }
     keep=; for s in $(cat $D/snapshots); do
         [ $s = $3 ] && keep=1; [ "$keep" ] && echo $s; done >$D/s.$$
-    mv $D/s.$$ $D/snapshots
+    if fault drop=late; then
+        (until [ -e $D/go ]; do sleep 0.02; done; mv $D/s.$$ $D/snapshots) \
+            </dev/null >/dev/null 2>&1 &
+    else mv $D/s.$$ $D/snapshots; fi
     echo stopped >$D/state
     fault boot=late || boot
     say "Rolled back snapshot $3 for VM $2";;
@@ -103,9 +112,21 @@ code=$?
 exit $code
 "#;
 
+/// What sshd runs in the place of the words that it was asked for.
+const DOOR: &str = r#"#!/bin/sh
+cd @D@ || exit 99
+[ "$PATH" ] || exit 99
+case $SSH_ORIGINAL_COMMAND in
+"/usr/sbin/vmadm "*) eval "exec ./vmadm ${SSH_ORIGINAL_COMMAND#* }" ;;
+"/usr/sbin/zlogin "*) eval "exec ./zlogin ${SSH_ORIGINAL_COMMAND#* }" ;;
+*) exit 98 ;;
+esac
+"#;
+
 pub(crate) struct Place {
-    pub(crate) dir: TempDir,
     pub(crate) driver: Driver,
+    pub(crate) sshd: Option<Sshd>,
+    pub(crate) dir: TempDir,
 }
 
 impl Place {
@@ -133,7 +154,63 @@ impl Place {
         let zlogin = write("zlogin", ZLOGIN);
         let local = Local::new(Programs::Files { vmadm, zlogin }).unwrap();
         let driver = Driver::new(Arc::new(Carrier::Local(local)));
-        Self { dir, driver }
+        Self { driver, sshd: None, dir }
+    }
+
+    /// A place behind a real sshd; none where there is no sshd.
+    pub(crate) fn over_ssh(lines: &[&str]) -> Option<Self> {
+        if !needs_sshd() {
+            return None;
+        }
+        let place = Self::new();
+        let at = place.dir.path().display().to_string();
+        let door = program(place.dir.path(), "door", &DOOR.replace("@D@", &at));
+        let mut options = Options::forced(&format!("exec {}", door.display()));
+        for line in lines {
+            options = options.line(line);
+        }
+        let sshd = Sshd::start(options);
+        let way = SshOptions {
+            identity: Some(sshd.identity()),
+            known_hosts: Some(sshd.known_hosts()),
+            alive: Duration::from_secs(1),
+            ..SshOptions::default()
+        };
+        let ssh = Ssh::new(sshd.address().parse().unwrap(), way).unwrap();
+        let driver = Driver::new(Arc::new(Carrier::Ssh(ssh)));
+        Some(Self { driver, sshd: Some(sshd), ..place })
+    }
+
+    pub(crate) fn sshd(&mut self) -> &mut Sshd {
+        self.sshd.as_mut().unwrap()
+    }
+
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        match &**self.driver.vmadm().carrier() {
+            Carrier::Ssh(ssh) => ssh.connections(),
+            Carrier::Local(_) => 0,
+        }
+    }
+
+    /// How often vmadm was called with a first word.
+    pub(crate) fn calls(&self, word: &str) -> usize {
+        let calls = fs::read_to_string(self.dir.path().join("calls"));
+        let calls = calls.unwrap_or_default();
+        calls.lines().filter(|line| line.starts_with(word)).count()
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&Self) -> bool,
+    ) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "{what}: not so");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) fn fault(&self, words: &[&str]) {
