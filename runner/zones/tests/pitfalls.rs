@@ -100,7 +100,8 @@ async fn p02_what_vminfod_shows_late_is_waited_for() {
     let place = over_ssh!();
     place.fault(&["drop=late"]);
     let worker = place.worker().await;
-    let (done, ()) = tokio::join!(worker.roll_back(&clean(), soon()), async {
+    let clean = clean();
+    let (done, ()) = tokio::join!(worker.roll_back(&clean, soon()), async {
         place.until("it looks", |place| place.calls("get") >= 3).await;
         place.set("go", "");
     });
@@ -135,26 +136,27 @@ async fn p04_status_255_death_and_a_lost_link_are_told_apart() {
     let error = get().await.unwrap_err();
     assert!(matches!(error, VmadmError::Failed { .. }), "{}", story(&error));
     assert!(story(&error).contains("an unknown exit"), "{}", story(&error));
-    place.fault(&["stdin=read"]);
-    place.fault(&["stop=wait"]);
-    let worker = place.worker().await;
-    let vmadm = place.driver.vmadm();
-    let (lost, ()) = tokio::join!(
-        vmadm.rollback(uuid(), &"nope".parse().unwrap(), soon()),
-        async {}
-    );
-    // The stand-in takes any name: this one ended well.
-    lost.unwrap();
-    drop(worker);
+    place.fault(&["get=wait"]);
+    let (lost, ()) = tokio::join!(get(), async {
+        let before = place.calls("get");
+        let asked = move |place: &Place| place.calls("get") > before;
+        place.until("it is asked", asked).await;
+        place.sshd.as_ref().unwrap().cut();
+    });
+    let error = lost.unwrap_err();
+    assert!(matches!(error, VmadmError::Command(_)), "{}", story(&error));
+    assert!(story(&error).contains("lost the connection"), "{error}");
+    place.set("go", "");
 }
 
 #[tokio::test]
 async fn p05_vmadm_goes_on_when_the_link_drops() {
     let mut place = over_ssh!();
     place.fault(&["rollback=wait"]);
+    let snapshot = clean();
     let worker = place.worker().await;
     let (rolled, ()) =
-        tokio::join!(worker.roll_back(&clean(), soon()), async {
+        tokio::join!(worker.roll_back(&snapshot, soon()), async {
             place
                 .until("it rolls back", |place| place.calls("rollback") == 1)
                 .await;
@@ -225,9 +227,13 @@ async fn p09_a_hung_vmadm_meets_our_deadline_and_gets_no_second_beside_it() {
     place.fault(&["stop=wait"]);
     place.set("state", "running");
     let worker = place.worker().await;
-    // Halted in fact, but vmadm does not come back.
-    let vm = worker.halt(after_ms(3000)).await.unwrap();
-    assert_eq!(vm.state, VmState::Stopped);
+    // It does not come back, and is given up.
+    tokio::select! {
+        vm = worker.halt(soon()) => panic!("{vm:?}"),
+        () = place.until("it stops", |place| {
+            place.read("state") == "stopped"
+        }) => {}
+    }
     place.set("state", "running");
     let error = worker.halt(soon()).await.unwrap_err();
     assert_eq!(error.remedy(), Remedy::Retry);

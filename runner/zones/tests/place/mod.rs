@@ -45,6 +45,8 @@ show() {
 echo "$*" >>$D/calls
 [ -e $D/say ] && { cat $D/say >&2; exit $(cat $D/code); }
 fault stdin=read && cat >/dev/null
+[ "$1" = get ] && fault get=wait &&
+    { until [ -e $D/go ]; do sleep 0.02; done; }
 fault die && kill -KILL $$
 fault refused && { say "connect ECONNREFUSED"; exit 1; }
 case $1 in
