@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use ntrace_client::{Dispatcher, LogEnd, LogsOptions, RunnerControl};
 use ntrace_protocol::worker::WorkerView;
-use ntrace_protocol::{
-    JobId, JobState, JobView, Stream, WireError, WorkerState,
-};
+use ntrace_protocol::{JobId, JobState, JobView, WireError, WorkerState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
