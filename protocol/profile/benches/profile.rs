@@ -12,6 +12,9 @@ use std::time::Instant;
 use ntrace_profile::svg::{self, Options};
 use ntrace_profile::{FrameKind, Header, Profile, Symbol, export, pprof};
 
+/// Stacks that are compared with the peer.
+const PEER: u32 = 30_000;
+
 /// The most that the process ever had in memory, in MiB.
 fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status");
@@ -60,6 +63,19 @@ fn timed<T>(what: &str, work: impl FnOnce() -> T) -> (T, f64) {
     (value, seconds)
 }
 
+/// Writes, draws and reads; how long writing and reading took.
+fn ours(profile: &Profile) -> (f64, f64) {
+    let (packed, write) = timed("write pprof", || pprof::write(profile));
+    println!("  {} bytes", packed.len());
+    let (picture, _) =
+        timed("draw svg", || svg::flame(&[profile], &Options::default()));
+    println!("  {} bytes", picture.len());
+    let (again, read) = timed("read pprof", || pprof::read(&packed));
+    let again = again.expect("it was just written");
+    println!("  {} distinct stacks", again.samples().len());
+    (write, read)
+}
+
 fn main() {
     let stacks = std::env::args()
         .filter_map(|word| word.parse().ok())
@@ -71,17 +87,13 @@ fn main() {
         profile.samples().len(),
         profile.header.cut
     );
-    let (packed, write) = timed("write pprof", || pprof::write(&profile));
-    println!("  {} bytes", packed.len());
-    let (picture, _) =
-        timed("draw svg", || svg::flame(&[&profile], &Options::default()));
-    println!("  {} bytes", picture.len());
+    ours(&profile);
     drop(profile);
-    let (again, read) = timed("read pprof", || pprof::read(&packed));
-    let again = again.expect("it was just written");
-    println!("  {} distinct stacks", again.samples().len());
-    println!("-- the peer, which holds all of it in memory");
-    let json = export::speedscope(&again, "bench");
+    // The peer holds all of its content in memory, 32 bytes a number.
+    println!("-- {PEER} stacks, against json");
+    let (profile, _) = build(PEER);
+    let (write, read) = ours(&profile);
+    let json = export::speedscope(&profile, "bench");
     let ((packed, json_write), _) = timed("write json, gzip'd", || {
         let value: serde_json::Value =
             serde_json::from_str(&json).expect("it is JSON");
