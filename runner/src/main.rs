@@ -17,6 +17,9 @@ fn main() -> ExitCode {
     if let Some(code) = ntrace_standin::multicall() {
         return code;
     }
+    if let Some(code) = ntrace_sampler::multicall() {
+        return code;
+    }
     start()
 }
 

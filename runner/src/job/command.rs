@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ntrace_protocol::Exit;
 use ntrace_protocol::report::{Event, Stream};
+use ntrace_tracers::Sample;
 use ntrace_zones::{
     Ended as ZoneEnded, Ending, Inside, JobSpec, Run, Signal, Worker,
 };
@@ -82,6 +83,7 @@ pub(super) struct Stage<'a> {
     pub(super) inside: &'a Inside,
     pub(super) live: &'a Mutex<Live>,
     pub(super) keep: &'a Keepsakes,
+    pub(super) sample: &'a Sample,
     pub(super) out: &'a RunOut,
 }
 
@@ -91,6 +93,7 @@ pub(super) struct Finished {
     pub(super) command: Command,
     pub(super) output_bytes: u64,
     pub(super) cpu_ms: Option<u64>,
+    pub(super) user_ms: Option<u64>,
     pub(super) max_rss: Option<u64>,
 }
 
@@ -109,6 +112,7 @@ impl Finished {
             command: Command::Unknown(why),
             output_bytes: 0,
             cpu_ms: None,
+            user_ms: None,
             max_rss: None,
         }
     }
@@ -166,8 +170,8 @@ impl Progress {
 
 impl<'a> Stage<'a> {
     fn scene(self) -> Scene<'a> {
-        let Self { worker, inside, live, keep, out, .. } = self;
-        Scene { worker, inside, live, keep, out }
+        let Self { worker, inside, live, keep, sample, out } = self;
+        Scene { worker, inside, live, keep, sample, out }
     }
 }
 
@@ -274,6 +278,7 @@ async fn finish(
         command,
         output_bytes,
         cpu_ms: usage.map(|usage| usage.cpu_ms),
+        user_ms: usage.and_then(|usage| usage.user_ms),
         max_rss: usage.map(|usage| usage.max_rss),
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ntrace_protocol::report::Event;
 use ntrace_protocol::trace::EVIDENCE_DIR;
-use ntrace_tracers::Window;
-use ntrace_tracers::evidence::{Bounds, Evidence, of_zone};
+use ntrace_tracers::evidence::{Bounds, Evidence, Stacks, of_zone};
+use ntrace_tracers::{Sample, Window};
 use ntrace_zones::{Carrier, Inside, InsideError, ProcessInfo, Worker};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -35,6 +35,7 @@ pub(super) struct Scene<'a> {
     pub(super) inside: &'a Inside,
     pub(super) live: &'a Mutex<Live>,
     pub(super) keep: &'a Keepsakes,
+    pub(super) sample: &'a Sample,
     pub(super) out: &'a RunOut,
 }
 
@@ -42,10 +43,11 @@ impl Scene<'_> {
     /// Gathers it and reports it.
     pub(super) async fn gather(&self) {
         let deadline = Instant::now() + EVIDENCE;
-        let (listed, seen, (stacks, window)) = tokio::join!(
+        let (listed, seen, stacks, window) = tokio::join!(
             self.inside.ps(deadline),
             timeout_at(deadline, self.look(deadline)),
-            self.ask_tracer(deadline),
+            self.stacks(deadline),
+            self.window(deadline),
         );
         let mut notes = Vec::new();
         let seen = match seen {
@@ -86,16 +88,21 @@ impl Scene<'_> {
         reading.await.unwrap_or_else(|_| Err("it was cut off".to_owned()))
     }
 
-    async fn ask_tracer(
-        &self,
-        deadline: Instant,
-    ) -> (
-        Result<Vec<ntrace_tracers::evidence::Stacks>, String>,
-        Result<Window, String>,
-    ) {
-        let mut live = self.live.lock().await;
-        let stacks = live.stacks(deadline).await;
-        (stacks, live.window(deadline).await)
+    /// The stacks of each thread, also of those that wait.
+    async fn stacks(&self, deadline: Instant) -> Result<Vec<Stacks>, String> {
+        if !matches!(**self.worker.carrier(), Carrier::Local(_)) {
+            return Err("the zone is on another machine".to_owned());
+        }
+        let asking = self.sample.stacks_of(self.worker, deadline);
+        match timeout_at(deadline, asking).await {
+            Ok(Ok(stacks)) => Ok(stacks),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err("they were not to be had in time".to_owned()),
+        }
+    }
+
+    async fn window(&self, deadline: Instant) -> Result<Window, String> {
+        self.live.lock().await.window(deadline).await
     }
 
     async fn tell_list(&self, listed: &Result<Vec<ProcessInfo>, InsideError>) {

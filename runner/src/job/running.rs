@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ntrace_protocol::report::{Event, Outcome, Phase};
 use ntrace_protocol::{Reason, trace::TraceOptions};
+use ntrace_tracers::Cpu;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -110,7 +111,10 @@ impl Run<'_> {
         let rss = after.max_rss.or(finished.max_rss);
         self.usage.max_rss = self.usage.max_rss.max(rss);
         let began = Instant::now();
-        let cpu = cpu.map(Duration::from_millis);
+        let cpu = Cpu {
+            total: cpu.map(Duration::from_millis),
+            user: finished.user_ms.map(Duration::from_millis),
+        };
         let live = live.into_inner();
         traces
             .finish(live, &self.place, repetition, cpu, self.out, &self.keep)
@@ -141,6 +145,7 @@ impl Run<'_> {
             inside: self.place.inside,
             live,
             keep: &self.keep,
+            sample: self.context.tracers.sample(),
             out: self.out,
         };
         command::supervise(stage, spec, watch, self.stop.clone()).await

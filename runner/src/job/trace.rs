@@ -16,8 +16,8 @@ use ntrace_protocol::report::Event;
 use ntrace_protocol::runner::Assignment;
 use ntrace_protocol::trace::{TraceOptions, TraceSummary, Tracer as Kind};
 use ntrace_tracers::{
-    Additions, Choice, Chosen, Dtrace, Labels, Preload, Target, Trace, Tracer,
-    add, choose,
+    Additions, Choice, Chosen, Cpu, Dtrace, Labels, Preload, Sample, Target,
+    Trace, Tracer, add, choose,
 };
 use ntrace_zones::Carrier;
 use tokio::time::Instant;
@@ -40,6 +40,7 @@ const FINISH: Duration = Duration::from_secs(60);
 pub struct Tracers {
     choice: Choice,
     dtrace: Result<Dtrace, String>,
+    sample: Sample,
     has_perf: bool,
 }
 
@@ -47,7 +48,12 @@ impl Tracers {
     /// What this runner can use; `data` is its own directory.
     pub fn new(choice: Choice, data: &Path) -> Self {
         let dtrace = Dtrace::new(&data.join("tracers")).map_err(|e| chain(&e));
-        Self { choice, dtrace, has_perf: false }
+        Self { choice, dtrace, sample: Sample::default(), has_perf: false }
+    }
+
+    /// The one that can tell stacks of what does not run.
+    pub(super) fn sample(&self) -> &Sample {
+        &self.sample
     }
 
     fn tracer(&self, kind: Kind) -> Result<Box<dyn Tracer>, String> {
@@ -56,6 +62,7 @@ impl Tracers {
                 Ok(dtrace) => Ok(Box::new(dtrace.clone())),
                 Err(why) => Err(format!("cannot write its script: {why}")),
             },
+            Kind::Sample => Ok(Box::new(self.sample.clone())),
             kind => Err(format!("this runner has no tracer {kind}")),
         }
     }
@@ -189,7 +196,7 @@ impl Traces {
         live: Live,
         place: &Place<'_>,
         repetition: u32,
-        cpu: Option<Duration>,
+        cpu: Cpu,
         out: &RunOut,
         keep: &Keepsakes,
     ) {
@@ -214,7 +221,7 @@ impl Traces {
             self.tally.warn(format!("node's own profiles: {why}"));
             None
         });
-        self.tally.take(keep, repetition, hz, cpu, got, node);
+        self.tally.take(keep, repetition, hz, cpu.total, got, node);
     }
 
     /// A file of this run did not get to the dispatcher.

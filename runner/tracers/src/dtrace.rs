@@ -22,9 +22,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::evidence::Stacks;
 use crate::tracer::{
-    Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
+    Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
 };
 
 mod fold;
@@ -234,22 +233,16 @@ impl Running for Traced {
         .boxed()
     }
 
-    fn stacks(&mut self) -> BoxFuture<'_, Result<Vec<Stacks>, TraceError>> {
-        let why = "dtrace sees only what runs; stacks of what waits are not \
-                   to be had from it";
-        std::future::ready(Err(TraceError::Refused(why.to_owned()))).boxed()
-    }
-
     fn finish(
         self: Box<Self>,
         labels: Labels,
-        cpu: Option<Duration>,
+        _: Cpu,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Trace, TraceError>> {
         async move {
             let Told { text, lost, warnings } = self.end(deadline).await?;
             let folding = tokio::task::spawn_blocking(move || {
-                fold::trace(&text, lost, warnings, &labels, cpu)
+                fold::trace(&text, lost, warnings, &labels)
             });
             folding.await.unwrap_or_else(|_| {
                 let why = "folding it was cut off".to_owned();

@@ -51,6 +51,9 @@ pub struct Process {
 pub struct Thread {
     /// Its number in the zone.
     pub tid: u64,
+    /// Its number on this machine; 0 if it is not known.
+    #[serde(skip)]
+    pub host: u32,
     /// Its name.
     pub comm: String,
     /// Its state.
@@ -92,9 +95,10 @@ impl Evidence {
             process.refused = of.refused;
             for thread in of.threads {
                 let known =
-                    process.threads.iter_mut().find(|t| t.tid == thread.tid);
+                    process.threads.iter_mut().find(|t| t.host == thread.host);
                 match known {
                     Some(known) => known.take(thread),
+                    // It began just now.
                     None => process.threads.push(thread),
                 }
             }

@@ -10,15 +10,18 @@ mod choice;
 mod dtrace;
 mod environment;
 pub mod evidence;
+mod node;
 mod preload;
 mod render;
+mod sample;
 mod tracer;
 
 pub use choice::{Choice, Chosen, Place, choose};
 pub use dtrace::Dtrace;
 pub use environment::{Additions, OPT_OUT, add};
+pub use node::node_trace;
 pub use preload::Preload;
-pub use render::node_trace;
+pub use sample::{Program, Sample};
 pub use tracer::{
-    Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
+    Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
 };

@@ -52,19 +52,23 @@ pub trait Running: Send {
     /// The stacks of the last seconds.
     fn window(&mut self) -> BoxFuture<'_, Result<Window, TraceError>>;
 
-    /// The present stacks of the zone's processes, also of those that wait.
-    fn stacks(
-        &mut self,
-    ) -> BoxFuture<'_, Result<Vec<crate::evidence::Stacks>, TraceError>>;
-
-    /// Ends the tracer and gives what it saw. `cpu` is the processor time
-    /// that the zone used meanwhile, measured by somebody else.
+    /// Ends the tracer and gives what it saw.
     fn finish(
         self: Box<Self>,
         labels: Labels,
-        cpu: Option<Duration>,
+        cpu: Cpu,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Trace, TraceError>>;
+}
+
+/// Processor time that a zone used while it was traced, measured by somebody
+/// else than the tracer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// All of it.
+    pub total: Option<Duration>,
+    /// What was not spent in the kernel.
+    pub user: Option<Duration>,
 }
 
 /// Stacks of the last seconds.
@@ -91,6 +95,9 @@ pub struct Trace {
     pub throttled: u64,
     /// The share of frames that have a name, 0 to 1.
     pub share_named: Option<f64>,
+    /// The processor time that the samples are to account for, where the
+    /// tracer knows it better than others.
+    pub cpu: Option<Duration>,
     /// Whether kernel frames are in it.
     pub kernel: bool,
     /// What whoever reads it should know.

@@ -85,6 +85,8 @@ pub enum Lost {
 pub struct Usage {
     /// Processor time.
     pub cpu_ms: u64,
+    /// What of it was not spent in the kernel, where that is told apart.
+    pub user_ms: Option<u64>,
     /// The largest resident set of one of its processes, in bytes.
     pub max_rss: u64,
 }

@@ -60,3 +60,16 @@ async fn a_killed_runner_of_an_ordinary_user_leaves_nothing_alive() {
     let Some(mut stage) = stage(1).await else { return };
     crate::robust::a_killed_runner_leaves_nothing_alive(&mut stage).await;
 }
+
+#[tokio::test]
+async fn jobs_of_an_ordinary_user_are_traced_with_names() {
+    let Some(stage) = stage(1).await else { return };
+    crate::traces::a_c_job_is_traced(&stage).await;
+    crate::traces::a_node_job_is_traced(&stage).await;
+}
+
+#[tokio::test]
+async fn hangs_of_an_ordinary_user_are_named() {
+    let Some(stage) = stage(1).await else { return };
+    crate::traces::hangs_are_named(&stage).await;
+}

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use ntrace_tracers::evidence::Stacks;
-use ntrace_tracers::{Labels, Running, Window};
+use ntrace_tracers::{Cpu, Labels, Running, Window};
 use tokio::time::{Instant, timeout_at};
 
 use super::Got;
@@ -66,21 +65,6 @@ impl Live {
         }
     }
 
-    /// The stacks of all processes, now.
-    pub(in crate::job) async fn stacks(
-        &mut self,
-        deadline: Instant,
-    ) -> Result<Vec<Stacks>, String> {
-        let State::Running(running) = &mut self.state else {
-            return Err("nothing is traced".to_owned());
-        };
-        match timeout_at(deadline, running.stacks()).await {
-            Ok(Ok(stacks)) => Ok(stacks),
-            Ok(Err(error)) => Err(chain(&error)),
-            Err(_) => Err("the tracer did not answer in time".to_owned()),
-        }
-    }
-
     /// Ends the tracer because its zone is halted next; a tracer that holds
     /// a zone's process could keep the zone from going down.
     pub(in crate::job) async fn end_before_halt(&mut self) {
@@ -89,7 +73,7 @@ impl Live {
         let deadline = Instant::now() + BEFORE_HALT;
         let labels = self.labels.clone();
         let live = Self { hz: self.hz, labels, state };
-        let got = live.finish(None, deadline).await;
+        let got = live.finish(Cpu::default(), deadline).await;
         self.state = State::Over(got);
     }
 
@@ -99,11 +83,7 @@ impl Live {
         self.state = State::Over(Err(why));
     }
 
-    pub(super) async fn finish(
-        self,
-        cpu: Option<Duration>,
-        deadline: Instant,
-    ) -> Got {
+    pub(super) async fn finish(self, cpu: Cpu, deadline: Instant) -> Got {
         let running = match self.state {
             State::Over(got) => return got,
             State::Running(running) => running,

@@ -78,6 +78,7 @@ impl Tally {
             let name = TraceFile::FlameGraph.name(repetition);
             keep.put(&name, trace.flame_graph);
         }
+        let cpu = trace.cpu.or(cpu);
         let sum = &mut self.sum;
         sum.profiles += 1;
         sum.hz = sum.hz.or(hz);

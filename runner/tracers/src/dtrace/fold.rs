@@ -1,23 +1,47 @@
-//! From what dtrace printed to stacks.
+//! From what dtrace printed to a trace.
 
-use std::time::Duration;
+use ntrace_profile::{Profile, folded};
 
+use super::{HZ, WHAT};
+use crate::node::{self as import, CHECKOUT};
+use crate::render;
 use crate::tracer::{Labels, Trace, TraceError};
 
-const MISSING: &str = "this version cannot fold what dtrace prints";
+/// Stacks of a window at most.
+const STACKS: usize = 200;
+
+fn profile(text: &[u8], labels: &Labels) -> Result<Profile, TraceError> {
+    let header = render::header(WHAT, HZ, labels);
+    import::dtrace(text, header, CHECKOUT).map_err(|error| {
+        TraceError::Unreadable { what: WHAT, why: render::chain(&error) }
+    })
+}
 
 /// The stacks of the last seconds.
-pub(super) fn window(_: &[u8]) -> Result<Vec<(String, u64)>, TraceError> {
-    Err(TraceError::Refused(MISSING.to_owned()))
+pub(super) fn window(text: &[u8]) -> Result<Vec<(String, u64)>, TraceError> {
+    let text = folded::write(&profile(text, &Labels::default())?);
+    let line = |line: &str| {
+        let (stack, count) = line.rsplit_once(' ')?;
+        Some((stack.to_owned(), count.parse().ok()?))
+    };
+    let mut stacks: Vec<(String, u64)> =
+        text.lines().filter_map(line).collect();
+    stacks.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    stacks.truncate(STACKS);
+    Ok(stacks)
 }
 
 /// The whole trace.
 pub(super) fn trace(
-    _: &[u8],
-    _lost: u64,
-    _warnings: Vec<String>,
-    _labels: &Labels,
-    _cpu: Option<Duration>,
+    text: &[u8],
+    lost: u64,
+    warnings: Vec<String>,
+    labels: &Labels,
 ) -> Result<Trace, TraceError> {
-    Err(TraceError::Refused(MISSING.to_owned()))
+    let mut profile = profile(text, labels)?;
+    profile.header.lost = profile.header.lost.saturating_add(lost);
+    for warning in warnings {
+        profile.header.warn(warning);
+    }
+    Ok(render::trace(&profile))
 }

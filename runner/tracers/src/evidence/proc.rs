@@ -87,6 +87,8 @@ pub fn of_zone(init: u32, bounds: Bounds) -> io::Result<Evidence> {
             process.ppid = numbers.get(&parent).copied();
             process
         })
+        // The remains of whoever entered the zone from outside.
+        .filter(|p| p.ppid.is_some() || p.state != Some('Z'))
         .collect();
     evidence.processes.sort_by_key(|process| process.pid);
     Ok(evidence)
@@ -161,7 +163,9 @@ fn thread(path: &Path) -> Option<Thread> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.trim().to_owned())
     };
+    let host = path.file_name().and_then(|name| name.to_str()?.parse().ok());
     Some(Thread {
+        host: host.unwrap_or(0),
         tid: field("NSpid:")?.split_whitespace().last()?.parse().ok()?,
         comm: field("Name:").map(clean).unwrap_or_default(),
         state: field("State:").and_then(|state| state.chars().next()),

@@ -125,12 +125,14 @@ fn path(frames: &[String]) -> Option<String> {
             name == *beginning || name.starts_with("__libc_start_main")
         })
     };
-    let named: Vec<&str> = frames
+    let mut named: Vec<&str> = frames
         .iter()
-        .rev()
         .map(|frame| frame.trim())
-        .skip_while(|frame| base(frame) || is_bare(frame))
+        .skip_while(|frame| is_bare(frame))
         .collect();
+    named.reverse();
+    let first = named.iter().position(|name| !base(name) && !is_bare(name));
+    named.drain(..first.unwrap_or(named.len()));
     if named.is_empty() {
         return None;
     }
@@ -146,9 +148,9 @@ fn path(frames: &[String]) -> Option<String> {
     Some(parts.join(" > "))
 }
 
-/// An address that nobody could name.
+/// A place that nobody could name: an address, or no more than a file.
 fn is_bare(frame: &str) -> bool {
-    frame.is_empty() || frame.starts_with("0x") || frame == "[unknown]"
+    frame.is_empty() || frame.starts_with("0x") || frame.starts_with('[')
 }
 
 #[cfg(test)]
@@ -158,6 +160,7 @@ mod tests {
     fn thread(tid: u64, state: char, frames: &[&str]) -> Thread {
         Thread {
             tid,
+            host: 0,
             comm: "a.out".to_owned(),
             state: Some(state),
             wchan: (state == 'S').then(|| "futex_wait".to_owned()),
@@ -247,8 +250,9 @@ mod tests {
             (0..500).map(|n| format!("f{n}")).chain(["main".into()]).collect();
         let path = path(&frames).unwrap();
         assert_eq!(path, "main > f499 > … > f3 > f2 > f1 > f0");
-        let bare = ["0x1", "main", "0x7f"].map(str::to_owned);
-        assert_eq!(super::path(&bare).unwrap(), "main > 0x1");
+        let bare = ["0x1", "lock", "[libc.so.6]", "main", "[libc.so.6]"];
+        let bare = bare.map(str::to_owned);
+        assert_eq!(super::path(&bare).unwrap(), "main > [libc.so.6] > lock");
         assert_eq!(super::path(&["0x1".to_owned()]), None);
     }
 }
