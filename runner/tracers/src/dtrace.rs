@@ -227,7 +227,7 @@ impl Running for Traced {
     fn window(&mut self) -> BoxFuture<'_, Result<Window, TraceError>> {
         async {
             let (seconds, text) = self.shared.heard().last();
-            let folded = fold::window(&text)?;
+            let folded = fold::window(&text);
             Ok(Window { seconds, folded })
         }
         .boxed()
@@ -244,9 +244,9 @@ impl Running for Traced {
             let folding = tokio::task::spawn_blocking(move || {
                 fold::trace(&text, lost, warnings, &labels)
             });
-            folding.await.unwrap_or_else(|_| {
+            folding.await.map_err(|_| {
                 let why = "folding it was cut off".to_owned();
-                Err(TraceError::Unreadable { what: WHAT, why })
+                TraceError::Unreadable { what: WHAT, why }
             })
         }
         .boxed()

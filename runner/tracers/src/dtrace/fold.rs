@@ -1,25 +1,22 @@
 //! From what dtrace printed to a trace.
 
-use ntrace_profile::{Profile, folded};
+use ntrace_profile::{Profile, folded, import};
 
 use super::{HZ, WHAT};
-use crate::node::{self as import, CHECKOUT};
+use crate::node::CHECKOUT;
 use crate::render;
-use crate::tracer::{Labels, Trace, TraceError};
+use crate::tracer::{Labels, Trace};
 
 /// Stacks of a window at most.
 const STACKS: usize = 200;
 
-fn profile(text: &[u8], labels: &Labels) -> Result<Profile, TraceError> {
-    let header = render::header(WHAT, HZ, labels);
-    import::dtrace(text, header, CHECKOUT).map_err(|error| {
-        TraceError::Unreadable { what: WHAT, why: render::chain(&error) }
-    })
+fn profile(text: &[u8], labels: &Labels) -> Profile {
+    import::dtrace(text, render::header(WHAT, HZ, labels), CHECKOUT)
 }
 
 /// The stacks of the last seconds.
-pub(super) fn window(text: &[u8]) -> Result<Vec<(String, u64)>, TraceError> {
-    let text = folded::write(&profile(text, &Labels::default())?);
+pub(super) fn window(text: &[u8]) -> Vec<(String, u64)> {
+    let text = folded::write(&profile(text, &Labels::default()));
     let line = |line: &str| {
         let (stack, count) = line.rsplit_once(' ')?;
         Some((stack.to_owned(), count.parse().ok()?))
@@ -28,7 +25,7 @@ pub(super) fn window(text: &[u8]) -> Result<Vec<(String, u64)>, TraceError> {
         text.lines().filter_map(line).collect();
     stacks.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     stacks.truncate(STACKS);
-    Ok(stacks)
+    stacks
 }
 
 /// The whole trace.
@@ -37,11 +34,11 @@ pub(super) fn trace(
     lost: u64,
     warnings: Vec<String>,
     labels: &Labels,
-) -> Result<Trace, TraceError> {
-    let mut profile = profile(text, labels)?;
+) -> Trace {
+    let mut profile = profile(text, labels);
     profile.header.lost = profile.header.lost.saturating_add(lost);
     for warning in warnings {
         profile.header.warn(warning);
     }
-    Ok(render::trace(&profile))
+    render::trace(&profile)
 }
