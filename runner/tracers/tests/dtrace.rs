@@ -2,6 +2,8 @@
 //! interface, over a real carrier. It prints what was recorded, in pieces,
 //! and misbehaves as it is told.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
