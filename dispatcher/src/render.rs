@@ -7,7 +7,7 @@
 mod compared;
 mod warnings;
 
-use ntrace_profile::{Profile, folded, pprof, svg};
+use ntrace_profile::{Profile, export, folded, pprof, svg};
 use ntrace_protocol::compare::{
     Base, DiffView, Document, Format, Side, SideRun,
 };
@@ -252,10 +252,15 @@ fn written(
             svg::diff(&base?.all(), &of.all(), direction, &options)
         }
         Format::Pprof => return Ok(pprof::write(&of.one())),
-        Format::Folded => {
+        Format::Folded | Format::Speedscope | Format::Firefox => {
+            let title = title(&of.side);
             let one = of.one();
             check_size(format, &one)?;
-            folded::write(&one)
+            match format {
+                Format::Speedscope => export::speedscope(&one, &title),
+                Format::Firefox => export::firefox(&one, &title),
+                _ => folded::write(&one),
+            }
         }
     };
     Ok(text.into_bytes())
@@ -267,8 +272,12 @@ fn check_size(format: Format, profile: &Profile) -> Result<(), WireError> {
     let mut bytes = 0_u64;
     for sample in profile.samples() {
         for frame in profile.leaf_first(sample.stack) {
-            // The name, and a mark between.
-            bytes += profile.view(frame).name.len() as u64 + 1;
+            bytes += match format {
+                // The name, and a mark between.
+                Format::Folded => profile.view(frame).name.len() as u64 + 1,
+                // The number of a frame.
+                _ => 8,
+            };
         }
         if bytes > DOCUMENT_MAX {
             return Err(too_large(format));

@@ -149,7 +149,7 @@ pub const DISPATCHER: &[Command] = &[
     Command {
         name: "export",
         args: &[needed("trace"), needed("format"), optional("options")],
-        about: "a trace as pprof, folded, svg, diff-svg \
+        about: "a trace as pprof, folded, speedscope, firefox, svg, diff-svg \
                 or diff-svg-base: {base, repetition, icicle, order, offset, length}; \
                 answers {name, mime, bytes, sha256, of, base}, base64, eof",
         example: r#"["export",["0192d3a4-5b6c","folded"],1]"#,

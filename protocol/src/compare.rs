@@ -79,6 +79,10 @@ pub enum Format {
     Pprof,
     /// A line for each stack, root first, `;` between frames, then a count.
     Folded,
+    /// For speedscope.app.
+    Speedscope,
+    /// For profiler.firefox.com.
+    Firefox,
     /// A flame graph.
     Svg,
     /// A flame graph of the new side; red is more, blue is less than in the
@@ -90,9 +94,11 @@ pub enum Format {
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Pprof,
         Self::Folded,
+        Self::Speedscope,
+        Self::Firefox,
         Self::Svg,
         Self::DiffSvg,
         Self::DiffSvgBase,
@@ -103,6 +109,8 @@ impl Format {
         match self {
             Self::Pprof => "pprof",
             Self::Folded => "folded",
+            Self::Speedscope => "speedscope",
+            Self::Firefox => "firefox",
             Self::Svg => "svg",
             Self::DiffSvg => "diff-svg",
             Self::DiffSvgBase => "diff-svg-base",
@@ -114,6 +122,8 @@ impl Format {
         match self {
             Self::Pprof => "pb.gz",
             Self::Folded => "folded",
+            Self::Speedscope => "speedscope.json",
+            Self::Firefox => "firefox.json",
             Self::Svg => "svg",
             Self::DiffSvg => "diff.svg",
             Self::DiffSvgBase => "diff-base.svg",
@@ -125,6 +135,7 @@ impl Format {
         match self {
             Self::Pprof => "application/gzip",
             Self::Folded => "text/plain; charset=utf-8",
+            Self::Speedscope | Self::Firefox => "application/json",
             Self::Svg | Self::DiffSvg | Self::DiffSvgBase => "image/svg+xml",
         }
     }

@@ -117,6 +117,12 @@ async fn every_format_holds_what_was_measured() {
     let folded = String::from_utf8(folded).unwrap();
     assert!(folded.contains("job;main;work;hot 70\n"), "{folded}");
     assert!(document["name"].as_str().unwrap().ends_with(".folded"));
+    for format in ["speedscope", "firefox"] {
+        let (_, bytes) = get(format).await;
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        let text = value.to_string();
+        assert!(text.contains("\"hot\"") && text.contains("o/r"), "{format}");
+    }
     let (new, svg) = get("diff-svg").await;
     let why = new["base"]["why"].as_str().unwrap();
     assert!(why.contains("the parent commit aaaaaaaaaaaa"), "{why}");
