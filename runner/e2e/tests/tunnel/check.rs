@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// What a check said.
 #[derive(Debug)]
-struct Said {
+pub(crate) struct Said {
     status: i32,
     checks: Vec<Value>,
 }
@@ -33,7 +33,7 @@ impl Said {
         Self { status, checks }
     }
 
-    fn state(&self, need: &str) -> &str {
+    pub(crate) fn state(&self, need: &str) -> &str {
         self.one(need)["state"].as_str().unwrap()
     }
 
@@ -49,13 +49,13 @@ impl Said {
         all.first().unwrap_or_else(|| panic!("no {need} in {self:#?}"))
     }
 
-    fn failed(&self) -> Vec<&str> {
+    pub(crate) fn failed(&self) -> Vec<&str> {
         let failed = self.checks.iter().filter(|one| one["state"] == "fail");
         failed.map(|one| one["need"].as_str().unwrap()).collect()
     }
 
     #[track_caller]
-    fn fails_only(&self, need: &str, says: &str) -> String {
+    pub(crate) fn fails_only(&self, need: &str, says: &str) -> String {
         assert_eq!(self.failed(), [need], "{self:#?}");
         assert_eq!(self.status, 1);
         let one = self.one(need);
@@ -87,7 +87,7 @@ fn checker(stage: &Stage, more: &[&str]) -> Command {
     check
 }
 
-fn check(stage: &Stage, more: &[&str]) -> Said {
+pub(crate) fn check(stage: &Stage, more: &[&str]) -> Said {
     Said::of(checker(stage, more))
 }
 

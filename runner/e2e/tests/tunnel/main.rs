@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod check;
+mod check_ssh;
 mod far;
 mod half_dead;
 mod links;
