@@ -308,4 +308,58 @@ mod tests {
         let none = Summary { samples: 0, health: None, ..bad };
         assert!(warnings(&none, 0.0, 0)[0].contains("no sample"));
     }
+
+    /// The most memory that this process ever had, in MiB.
+    fn peak() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let kib = line.unwrap().trim().split(' ').next().unwrap();
+        kib.parse::<u64>().unwrap() >> 10
+    }
+
+    #[test]
+    #[ignore = "takes minutes without optimisation; run with --ignored"]
+    fn a_million_different_stacks_fit_into_300_mib() {
+        const DEPTH: u32 = 20;
+        let settings = crate::perf::Settings {
+            hz: 1000,
+            stack_bytes: 8192,
+            kernel: false,
+            inherit: true,
+        };
+        let own = std::process::id() as i32;
+        let files = crate::zone::ZoneFiles::hold(own).unwrap();
+        let mut recorder = Recorder::new(settings, files);
+        let words = &mut recorder.processes.words;
+        let name = words.put("job").unwrap();
+        let turns: Vec<_> = (0..DEPTH * 2)
+            .map(|n| words.put(&format!("turn_{n}")).unwrap())
+            .collect();
+        for path in 0..1_u32 << DEPTH {
+            let frames = (0..DEPTH).map(|level| {
+                let turn = (path >> (DEPTH - 1 - level)) & 1;
+                Frame::Made(turns[(level * 2 + turn) as usize])
+            });
+            let process = std::iter::once(Frame::Process(name));
+            recorder.stacks.add(process.chain(frames)).unwrap();
+            recorder.tally.samples += 1;
+        }
+        assert_eq!(recorder.stacks.shortened(), 0);
+        let recorded = peak();
+        let mut names =
+            Names::new(std::path::Path::new("/"), Budget::of(WINDOW_NAMING));
+        let begun = Begun {
+            how: How::Inherit,
+            counted: 1_000_000_000,
+            started_ns: 0,
+            duration_ns: 0,
+            warnings: Vec::new(),
+        };
+        let (bytes, summary) =
+            finish(&recorder, &mut names, begun, &FinishOptions::default());
+        assert_eq!(summary.samples, 1 << DEPTH);
+        assert!(!bytes.is_empty());
+        eprintln!("recorded: {recorded} MiB, at the end {} MiB", peak());
+        assert!(peak() < 300, "{} MiB", peak());
+    }
 }

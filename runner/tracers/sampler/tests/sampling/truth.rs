@@ -82,6 +82,9 @@ fn root_can_sample_without_a_cgroup() {
 
 #[test]
 fn rust_is_split_and_demangled() {
+    if !installed("rustc") {
+        return skip("rustc is not installed");
+    }
     for who in users() {
         let zone = Zone::new(who, |share| {
             let source = Path::new(env!("CARGO_MANIFEST_DIR"))
