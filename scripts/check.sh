@@ -34,6 +34,13 @@ cargo build --workspace --bins --locked
 step "tests"
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --locked
+    if [ "${NTRACE_E2E_FULL:-}" = 1 ]; then
+        # What concerns the place, once more through a real sshd. By
+        # default the module ssh of the suite stands for it.
+        step "tests over ssh"
+        NTRACE_E2E_SSH=1 cargo nextest run -p ntrace-e2e --test e2e --locked \
+            -E 'test(/^(wire|verdicts|clean|many|robust|workers)::/)'
+    fi
     cargo test --workspace --doc --locked --quiet
 else
     cargo test --workspace --locked

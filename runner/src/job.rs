@@ -5,6 +5,7 @@
 //! how workers are made clean, nor the dispatcher.
 //! Invariant: exactly one `end` is reported, after everything else.
 
+mod alone;
 mod artefacts;
 mod command;
 mod environment;
@@ -95,6 +96,7 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         run.out.event(Event::Note { text }).await;
     }
     let verdict = run.attempt().await;
+    let verdict = run.place.left_alone(verdict).await;
     if let Some(text) = verdict.note.clone() {
         run.out.event(Event::Note { text }).await;
     }

@@ -494,3 +494,24 @@ async fn each_row_of_the_table_means_the_same_over_ssh() {
         assert_eq!(error.remedy(), remedy, "{said}");
     }
 }
+
+/// Two runners with drivers of their own, and an operator, on one VM.
+#[tokio::test]
+async fn what_others_did_to_a_vm_is_noticed_by_its_boot() {
+    let mut place = over_ssh!();
+    let (ours, theirs) = (place.driver.clone(), place.driver_here());
+    let worker = ours.take(uuid(), soon()).await.unwrap();
+    let done = worker.roll_back(&clean(), soon()).await.unwrap();
+    let boot = worker.ensure_booted(done.before.as_ref(), soon()).await;
+    let boot = boot.unwrap();
+    worker.verify_untouched(&boot, soon()).await.unwrap();
+    let other = theirs.take(uuid(), soon()).await.unwrap();
+    other.roll_back(&clean(), soon()).await.unwrap();
+    let error = worker.verify_untouched(&boot, soon()).await.unwrap_err();
+    assert!(matches!(error, StageError::Touched { .. }), "{error}");
+    let boot = worker.look(soon()).await.unwrap().boot().unwrap();
+    place.set("state", "stopped");
+    let error = worker.verify_untouched(&boot, soon()).await.unwrap_err();
+    assert!(error.to_string().contains("someone else acted"), "{error}");
+    place.sshd().stop();
+}

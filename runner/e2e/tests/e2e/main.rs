@@ -9,6 +9,7 @@ mod ordinary;
 mod projects;
 mod quickstart;
 mod robust;
+mod ssh;
 mod traces;
 mod verdicts;
 mod wire;

@@ -198,6 +198,10 @@ async fn a_runner_that_is_asked_to_end_lets_its_job_finish() {
     assert_eq!(view.state, JobState::Done, "{view:?}");
     assert_eq!(view.runs.len(), 1);
     assert_eq!(stage.output(job).await.text(), "up\nend\n");
+    if stage.is_over_ssh() {
+        // No lifeline reaches through ssh: they wait for the next runner.
+        return;
+    }
     let uuids = &stage.workers;
     ntrace_e2e::eventually("its zones end with it", DEADLINE, || {
         leftovers::cgroups_of(uuids).is_empty().then_some(())

@@ -183,6 +183,14 @@ impl Place {
         Some(Self { driver, sshd: Some(sshd), ..place })
     }
 
+    /// Another driver of the same VMs, as another runner has.
+    pub(crate) fn driver_here(&self) -> Driver {
+        let at = |name: &str| self.dir.path().join(name);
+        let (vmadm, zlogin) = (at("vmadm"), at("zlogin"));
+        let local = Local::new(Programs::Files { vmadm, zlogin }).unwrap();
+        Driver::new(Arc::new(Carrier::Local(local)))
+    }
+
     pub(crate) fn sshd(&mut self) -> &mut Sshd {
         self.sshd.as_mut().unwrap()
     }
