@@ -377,16 +377,27 @@ async fn artefacts_come_back_whole() {
         ".ntrace.toml",
         "[job]\nrun = \"mkdir -p out/x; head -c 3000000 /dev/urandom > \
          out/x/big; ln -s /etc/passwd out/link; echo small > out/s; \
-         sha256sum out/x/big; exit 1\"\nartefacts = [\"out/**\"]\n",
+         sha256sum out/x/big; mkdir trace; echo forged > trace/cpu.pb.gz; \
+         exit 1\"\nartefacts = [\"out/**\", \"trace/*\"]\n",
     );
+    let parent = repo.commit();
+    repo.write("README", "changed\n");
     let id = stage.push(&repo, &repo.commit(), Value::Null).await;
     let job = stage.finished(id).await;
     failed(&job, Reason::Exit, &[]);
+    let run = job.runs.last().unwrap();
+    let parents: Vec<_> = run.parents.iter().map(|p| p.as_str()).collect();
+    assert_eq!(parents, [parent], "{run:?}");
+    let left_out = |note: &String| note.contains("\"trace/cpu.pb.gz\" is left");
+    assert!(run.notes.iter().any(left_out), "{run:?}");
     let sum = stage.output(id).await.text();
     let client = stage.client().await;
     let found = client.artefacts(&id.to_string()).await.unwrap();
     let mut names: Vec<_> = found.iter().map(|a| a.name.as_str()).collect();
-    names.retain(|name| !name.starts_with("trace/"));
+    // What the runner itself leaves is another matter.
+    let mine = crate::sha256(b"forged\n");
+    assert!(found.iter().all(|a| a.sha256 != mine), "{found:?}");
+    names.retain(|name| !ntrace_protocol::trace::is_reserved(name));
     names.sort_unstable();
     assert_eq!(names, ["out/s", "out/x/big"], "a link is no artefact");
     let big = found.iter().find(|a| a.name == "out/x/big").unwrap();
