@@ -13,5 +13,6 @@ mod over_sshd;
 mod runner;
 mod services;
 mod setup;
+mod traced;
 mod worker;
 mod zone;

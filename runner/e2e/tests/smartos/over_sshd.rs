@@ -21,14 +21,14 @@ use super::gate::{STRANGER, scripts};
 use super::host::{Host, IMAGE};
 
 /// A host with a worker, as the scripts make it, and sshd before its gate.
-struct Gated {
-    sshd: Sshd,
-    host: Host,
-    worker: String,
+pub(super) struct Gated {
+    pub(super) sshd: Sshd,
+    pub(super) host: Host,
+    pub(super) worker: String,
 }
 
 impl Gated {
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         if !needs_sshd() {
             return None;
         }
@@ -58,7 +58,7 @@ impl Gated {
         Some(Self { sshd, host, worker })
     }
 
-    async fn driver(&self) -> Driver {
+    pub(super) async fn driver(&self) -> Driver {
         let options = SshOptions {
             identity: Some(self.sshd.identity()),
             known_hosts: Some(self.sshd.known_hosts()),
@@ -69,12 +69,12 @@ impl Gated {
         Driver::new(Arc::new(Carrier::Ssh(ssh)))
     }
 
-    fn uuid(&self) -> WorkerUuid {
+    pub(super) fn uuid(&self) -> WorkerUuid {
         self.worker.parse().unwrap()
     }
 
     /// Maps a program of the gate to another one.
-    fn program(&self, name: &str, file: &std::path::Path) {
+    pub(super) fn program(&self, name: &str, file: &std::path::Path) {
         let list = self.host.path("gz/opt/custom/ntrace/programs");
         let lines = std::fs::read_to_string(&list).unwrap();
         let line = format!("{name} {}\n", file.display());
@@ -108,11 +108,11 @@ impl Gated {
     }
 }
 
-fn soon() -> Instant {
+pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-async fn all(from: &mut mpsc::Receiver<Bytes>) -> Vec<u8> {
+pub(super) async fn all(from: &mut mpsc::Receiver<Bytes>) -> Vec<u8> {
     let mut whole = Vec::new();
     while let Some(chunk) = from.recv().await {
         whole.extend_from_slice(&chunk);
@@ -120,7 +120,7 @@ async fn all(from: &mut mpsc::Receiver<Bytes>) -> Vec<u8> {
     whole
 }
 
-fn job(script: &str) -> JobSpec {
+pub(super) fn job(script: &str) -> JobSpec {
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     let home = Directory::new("/home/job").unwrap();
     JobSpec::new("job".parse().unwrap(), home, argv, Vec::new()).unwrap()
