@@ -78,6 +78,9 @@ impl Sshd {
         config.push(format!("HostKey {}", host_key.display()));
         let keys = self.file("authorized_keys");
         config.push(format!("AuthorizedKeysFile {}", keys.display()));
+        // The login files of whoever runs the tests are no part of them, and
+        // may be slow.
+        config.push(format!("SetEnv HOME={}", self.dir.path().display()));
         let fixed = [
             "ListenAddress 127.0.0.1",
             "PidFile none",
