@@ -16,21 +16,34 @@ static inline __attribute__((always_inline)) void burn(uint64_t n) {
     sink += x;
 }
 
-/* A round is much shorter than the time between two samples, and no part
- * of it: samples must not keep step with it. */
-#define PART 1777ULL
-__attribute__((noinline, noclone)) void seventy(void) { burn(7 * PART); sink++; }
-__attribute__((noinline, noclone)) void twenty(void) { burn(2 * PART); sink++; }
-__attribute__((noinline, noclone)) void ten(void) { burn(1 * PART); sink++; }
+/* Which comes next is drawn by lot: a fixed round would keep step with the
+ * samples now and then, and they would meet the same part each time. */
+#define STEP 1777ULL
+__attribute__((noinline, noclone)) void seventy(void) { burn(STEP); sink++; }
+__attribute__((noinline, noclone)) void twenty(void) { burn(STEP); sink += 2; }
+__attribute__((noinline, noclone)) void ten(void) { burn(STEP); sink += 3; }
 
 __attribute__((noinline, noclone)) void stage_a(void) { seventy(); sink++; }
-__attribute__((noinline, noclone)) void stage_b(void) { twenty(); ten(); sink++; }
+__attribute__((noinline, noclone)) void stage_b(int last) {
+    if (last) {
+        ten();
+    } else {
+        twenty();
+    }
+    sink++;
+}
 
 int main(int argc, char **argv) {
-    long rounds = argc > 1 ? atol(argv[1]) : 100;
-    for (long i = 0; i < rounds; i++) {
-        stage_a();
-        stage_b();
+    long steps = 10 * (argc > 1 ? atol(argv[1]) : 100);
+    uint64_t lot = 1;
+    for (long i = 0; i < steps; i++) {
+        lot = lot * 6364136223846793005ULL + 1442695040888963407ULL;
+        int drawn = (lot >> 33) % 10;
+        if (drawn < 7) {
+            stage_a();
+        } else {
+            stage_b(drawn == 9);
+        }
     }
     printf("%llu\n", (unsigned long long)sink);
     return 0;
