@@ -85,6 +85,12 @@ fn a_bomb_of_strings_is_refused() {
 }
 
 #[test]
+fn zeros_are_no_profile() {
+    let error = pprof::read(&[0; 64]).unwrap_err();
+    assert!(error.to_string().contains("field number"), "{error}");
+}
+
+#[test]
 fn a_profile_that_ends_early_is_refused() {
     let whole = pprof::write(&Profile::new(Header::default()));
     let error = pprof::read(&whole[..whole.len() - 9]).unwrap_err();

@@ -123,7 +123,9 @@ impl<'a> Fields<'a> {
             }
             let key = self.varint()?;
             let tag = u32::try_from(key >> 3)
-                .map_err(|_| ReadError::Damaged("a bad field number"))?;
+                .ok()
+                .filter(|tag| *tag > 0)
+                .ok_or(ReadError::Damaged("a bad field number"))?;
             match key & 7 {
                 0 => return Ok(Some(Field::Number(tag, self.varint()?))),
                 1 => self.bytes(8)?,
