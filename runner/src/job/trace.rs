@@ -108,13 +108,13 @@ impl Traces {
             Chosen::Unwanted(why) => Plan::Unwanted(why),
             Chosen::Impossible(kind, why) => Plan::Failed(kind, why.to_owned()),
         };
-        Self {
-            plan,
-            options,
-            labels: labels(assignment),
-            tally: Tally::default(),
-            preload: None,
+        let mut tally = Tally::default();
+        if options.syscalls == Some(true) {
+            // Refused in words: an empty count would be a lie.
+            let text = "system calls are not counted: this runner cannot";
+            tally.warn(text.to_owned());
         }
+        Self { plan, options, labels: labels(assignment), tally, preload: None }
     }
 
     /// How often the command is to run.

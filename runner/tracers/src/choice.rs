@@ -23,7 +23,7 @@ pub struct Place {
     pub is_linux: bool,
     /// The zone is on the machine that the runner is on.
     pub is_here: bool,
-    /// The program perf is installed here.
+    /// Traces can be made with perf here.
     pub has_perf: bool,
 }
 
@@ -77,7 +77,7 @@ fn refusal(kind: Kind, place: Place) -> Option<&'static str> {
             "the zone is on another machine; start a runner on that machine",
         ),
         Kind::Perf if !place.has_perf => {
-            Some("perf is not installed where the runner is")
+            Some("this runner cannot trace by perf; ask for sample")
         }
         // With DTrace nothing is known before it was tried.
         Kind::Dtrace | Kind::Sample | Kind::Perf => None,

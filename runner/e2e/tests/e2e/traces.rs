@@ -99,8 +99,16 @@ int main(void) {
 }
 "#;
 
-/// The run's trace is stored, with these names in its picture.
+/// The run's trace was begun and is stored.
 async fn stored(stage: &Stage, id: JobId, names: &[&str]) -> TraceSummary {
+    let trace = stored_by(stage, id, names).await;
+    let output = stage.output(id).await;
+    assert!(output.events.iter().any(|e| e["event"] == "trace_started"));
+    trace
+}
+
+/// The run's trace is stored, with these names in its picture.
+async fn stored_by(stage: &Stage, id: JobId, names: &[&str]) -> TraceSummary {
     let job = stage.finished(id).await;
     let output = stage.output(id).await;
     assert_eq!(job.state, JobState::Done, "{job:?} {output:?}");
@@ -114,7 +122,6 @@ async fn stored(stage: &Stage, id: JobId, names: &[&str]) -> TraceSummary {
     for name in names {
         assert!(svg.contains(name), "{name} is not in the picture");
     }
-    assert!(output.events.iter().any(|e| e["event"] == "trace_started"));
     trace
 }
 
@@ -208,6 +215,29 @@ async fn what_is_not_traced_says_why() {
         assert_eq!(trace.state, state, "{trace:?}");
         assert!(trace.why.unwrap().contains(words));
     }
+}
+
+#[tokio::test]
+async fn where_no_tracer_works_node_tells_of_itself() {
+    if !has("node") {
+        return;
+    }
+    // There is no dtrace here.
+    let setup = Setup::workers(1).runner_args(&["--tracer", "dtrace"]);
+    let stage = Stage::start(setup).await;
+    let script = "echo 'function burnInNode() { let c = 0; \
+                  for (let i = 0; i < 4e8; i++) c += i % 7; return c; } \
+                  burnInNode()' >a.js; node a.js; rm a.js; ls -A";
+    let options = json!({"trace": {"syscalls": true}});
+    let id = stage.submit(script, options).await;
+    let trace = stored_by(&stage, id, &["burnInNode"]).await;
+    assert_eq!(trace.tracer, Some(Tracer::Preload), "{trace:?}");
+    let said = trace.warnings.join(" ");
+    assert!(said.contains("cannot start dtrace"), "{said}");
+    assert!(said.contains("system calls are not counted"), "{said}");
+    let output = stage.output(id).await;
+    assert_eq!(output.text(), "", "nothing is left in the job's directory");
+    assert!(output.events.iter().any(|e| e["event"] == "trace_failed"));
 }
 
 /// The processes of the runner's samplers.
