@@ -31,7 +31,7 @@ const LAUNCH: Duration = Duration::from_secs(30);
 /// How many missing signs of life end a connection.
 const MISSING: u32 = 3;
 /// How long a master without anybody stays, in seconds.
-const LINGER: u64 = 20;
+const LINGER: u64 = 5;
 
 /// What of our environment ssh gets. All else is cleared.
 const PASSED: &[&str] =
