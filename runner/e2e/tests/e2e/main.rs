@@ -9,6 +9,7 @@ mod npm;
 mod ordinary;
 mod projects;
 mod quickstart;
+mod races;
 mod robust;
 mod ssh;
 mod traces;
