@@ -286,11 +286,11 @@ impl Run<'_> {
                 let tar = tree.archive(deadline).map_err(|error| {
                     Verdict::failed(Reason::Source, chain(&error))
                 })?;
-                inside.unpack(&user, &dir, tar, deadline).await
+                inside.unpack_first(&user, &dir, tar, deadline).await
             }
             None => {
                 let tar = environment::EMPTY_TAR;
-                inside.unpack(&user, &dir, tar, deadline).await
+                inside.unpack_first(&user, &dir, tar, deadline).await
             }
         };
         match unpacked {

@@ -133,6 +133,15 @@ pub struct Collecting {
     files: Option<u64>,
 }
 
+/// What becomes of a directory that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// It is used.
+    Used,
+    /// It is a sign that somebody else was here, and refused.
+    Refused,
+}
+
 /// Why something could not be done inside a zone.
 #[derive(Debug, thiserror::Error)]
 pub enum InsideError {
@@ -208,10 +217,42 @@ impl Inside {
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
+        self.unpack_in(user, dir, Found::Used, tar, deadline).await
+    }
+
+    /// As [`Inside::unpack`], but `dir` must not be there yet: of two that
+    /// take the same zone for theirs, only the first one gets it.
+    ///
+    /// # Errors
+    /// Also when `dir` is there.
+    pub async fn unpack_first<R>(
+        &self,
+        user: &UserName,
+        dir: &Directory,
+        tar: R,
+        deadline: Instant,
+    ) -> Result<(), InsideError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        self.unpack_in(user, dir, Found::Refused, tar, deadline).await
+    }
+
+    async fn unpack_in<R>(
+        &self,
+        user: &UserName,
+        dir: &Directory,
+        found: Found,
+        tar: R,
+        deadline: Instant,
+    ) -> Result<(), InsideError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
         let nonce = Nonce::new();
         let call = match &self.kind {
-            Kind::Native => native::unpack(&nonce, user, dir),
-            Kind::Shell { .. } => shell::unpack(&nonce, user, dir),
+            Kind::Native => native::unpack(&nonce, user, dir, found),
+            Kind::Shell { .. } => shell::unpack(&nonce, user, dir, found),
         };
         let body: Body = Box::new(tar);
         let run = self.start(call, nonce, Some(body), deadline);

@@ -260,6 +260,20 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn of_two_that_take_a_zone_for_theirs_the_first_gets_it() {
+    let place = Place::new();
+    let inside = place.inside().await;
+    let work = dir(&place.dir.path().join("home/work"));
+    let tar = || std::io::Cursor::new(tar_of(&[("a", b"one")]));
+    let first = inside.unpack_first(&me(), &work, tar(), soon()).await;
+    first.unwrap();
+    let second = inside.unpack_first(&me(), &work, tar(), soon()).await;
+    let why = second.unwrap_err().to_string();
+    assert!(why.contains("somebody was here first"), "{why}");
+    inside.unpack(&me(), &work, tar(), soon()).await.unwrap();
+}
+
+#[tokio::test]
 async fn files_go_in_and_come_out() {
     let place = Place::new();
     let inside = place.inside().await;

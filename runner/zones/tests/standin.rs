@@ -201,7 +201,10 @@ async fn files_go_in_and_come_out_of_a_zone() {
         .stdout;
     let work = Directory::new("/home/job/work").unwrap();
     let tar = std::io::Cursor::new(tar);
-    inside.unpack(&job(), &work, tar, soon()).await.unwrap();
+    inside.unpack_first(&job(), &work, tar, soon()).await.unwrap();
+    let again = inside.unpack_first(&job(), &work, &[][..], soon()).await;
+    let why = again.unwrap_err().to_string();
+    assert!(why.contains("somebody was here first"), "{why}");
     let script = "cat work/sub/a.txt; echo out >work/sub/b.log; \
                   ln -s /etc/passwd work/sub/c.log";
     let (out, err, _) = finish(inside.run(&sh(script), soon()).unwrap()).await;

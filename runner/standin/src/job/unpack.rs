@@ -19,6 +19,9 @@ pub(super) struct Header {
     pub nonce: Nonce,
     user: String,
     dir: String,
+    /// Whether the directory must not be there yet.
+    #[serde(default)]
+    first: bool,
 }
 
 /// Unpacks the rest of the input; gives the status.
@@ -26,8 +29,12 @@ pub(super) fn run(header: &Header, input: &mut impl Read) -> Value {
     let Some(account) = Account::of_zone(&header.user) else {
         return failed(format!("no user {:?} in this zone", header.user));
     };
-    let dir = match reach(Path::new(&header.dir), &account) {
+    let dir = match reach(Path::new(&header.dir), &account, header.first) {
         Ok(dir) => dir,
+        Err(rustix::io::Errno::EXIST) => {
+            let dir = &header.dir;
+            return failed(format!("{dir} is there: somebody was here first"));
+        }
         Err(error) => {
             return failed(format!("cannot make {}: {error}", header.dir));
         }
@@ -51,12 +58,18 @@ pub(super) fn run(header: &Header, input: &mut impl Read) -> Value {
 }
 
 /// Reaches a directory, making what is missing for the job; no link is
-/// followed, since we are the zone's root here.
-fn reach(path: &Path, account: &Account) -> rustix::io::Result<OwnedFd> {
+/// followed, since we are the zone's root here. `first`: the last part must
+/// be made by us, or it is EEXIST.
+fn reach(
+    path: &Path,
+    account: &Account,
+    first: bool,
+) -> rustix::io::Result<OwnedFd> {
     let flags =
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
-    for part in path.components() {
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
         let name = match part {
             Component::RootDir => continue,
             Component::Normal(name) => Path::new(name),
@@ -75,6 +88,9 @@ fn reach(path: &Path, account: &Account) -> rustix::io::Result<OwnedFd> {
                     AtFlags::SYMLINK_NOFOLLOW,
                 );
                 rustix::fs::openat(&at, name, flags, Mode::empty())?
+            }
+            Ok(_) if first && parts.peek().is_none() => {
+                return Err(rustix::io::Errno::EXIST);
             }
             other => other?,
         };

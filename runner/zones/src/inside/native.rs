@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Call, Collect, Signal};
+use super::{Call, Collect, Found, Signal};
 use crate::marker::Nonce;
 use crate::name::UserName;
 use crate::spec::{Directory, JobSpec};
@@ -40,11 +40,17 @@ pub(super) fn run(nonce: &Nonce, spec: &JobSpec) -> Call {
     call("run", &header)
 }
 
-pub(super) fn unpack(nonce: &Nonce, user: &UserName, dir: &Directory) -> Call {
+pub(super) fn unpack(
+    nonce: &Nonce,
+    user: &UserName,
+    dir: &Directory,
+    found: Found,
+) -> Call {
     let header = json!({
         "nonce": nonce.as_str(),
         "user": user.as_str(),
         "dir": dir,
+        "first": found == Found::Refused,
     });
     call("unpack", &header)
 }

@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use super::{Call, Collect, InsideError, ProcessInfo, Signal, glob};
+use super::{Call, Collect, Found, InsideError, ProcessInfo, Signal, glob};
 use crate::door::Captured;
 use crate::marker::Nonce;
 use crate::name::UserName;
@@ -77,6 +77,11 @@ fi
 /// The directory is read by both shells, so it is sent twice.
 const UNPACK: &str = r#"
 IFS= read -r dir || exit 125
+IFS= read -r found || exit 125
+if [ "$found" = refused ]; then
+    mkdir -p "${dir%/*}/" && mkdir "$dir" ||
+        fail "the directory for the files is there: somebody was here first"
+fi
 mkdir -p "$dir" && chown "$user" "$dir" ||
     fail "cannot make the directory for the files"
 as 'umask 022; IFS= read -r dir && cd "$dir" || exit 125
@@ -206,11 +211,18 @@ fn script(spec: &JobSpec) -> String {
     script
 }
 
-pub(super) fn unpack(nonce: &Nonce, user: &UserName, dir: &Directory) -> Call {
-    call(
-        Script::Unpack,
-        &[nonce.as_str(), user.as_str(), dir.as_str(), dir.as_str()],
-    )
+pub(super) fn unpack(
+    nonce: &Nonce,
+    user: &UserName,
+    dir: &Directory,
+    found: Found,
+) -> Call {
+    let found = match found {
+        Found::Used => "used",
+        Found::Refused => "refused",
+    };
+    let (user, dir) = (user.as_str(), dir.as_str());
+    call(Script::Unpack, &[nonce.as_str(), user, dir, found, dir])
 }
 
 pub(super) fn list(nonce: &Nonce, user: &UserName, dir: &Directory) -> Call {
