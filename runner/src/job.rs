@@ -10,6 +10,7 @@ mod artefacts;
 mod command;
 mod environment;
 mod evidence;
+mod farewell;
 mod keep;
 mod limits;
 mod running;
@@ -17,13 +18,11 @@ mod trace;
 mod verdict;
 mod work;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ntrace_client::Backoff;
-use ntrace_protocol::report::{End, EndTag, Event, MAX_PARENTS, Phase};
+use ntrace_protocol::report::{Event, MAX_PARENTS, Phase};
 use ntrace_protocol::runner::Assignment;
-use ntrace_protocol::trace::TraceSummary;
 use ntrace_protocol::{Reason, Source, Usage};
 use ntrace_source::{Cache, CommitId, Repository, SourceError, Tree};
 use ntrace_zones::{Inside, Vm, Worker};
@@ -32,10 +31,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::uplink::{Job, RunOut, StopSignal, StopWhy};
+pub use farewell::Farewell;
 use keep::Keepsakes;
 pub use limits::{Baseline, Policy};
 use limits::{Plan, plan};
 pub use trace::Tracers;
+use trace::Traces;
 use verdict::{Met, Verdict};
 use work::Work;
 
@@ -74,8 +75,12 @@ pub struct Place<'a> {
     pub baseline: Baseline,
 }
 
-/// Runs a job and reports its end.
-pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
+/// Runs a job. What is left to be told of it needs the place no more.
+pub async fn execute(
+    place: Place<'_>,
+    job: Job,
+    context: &Context,
+) -> Farewell {
     let Job { assignment, out, stop } = job;
     info!(job = %assignment.id, run = %assignment.run_id, "run begins");
     let worker = place.worker.uuid();
@@ -83,10 +88,10 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         place,
         assignment: &assignment,
         out: &out,
-        stop,
+        stop: stop.clone(),
         context,
         usage: Usage::default(),
-        trace: None,
+        traces: None,
         keep: Keepsakes::default(),
     };
     let own = run.place.vm.ntrace.as_ref();
@@ -97,10 +102,7 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
     }
     let verdict = run.attempt().await;
     let verdict = run.place.left_alone(verdict).await;
-    if let Some(text) = verdict.note.clone() {
-        run.out.event(Event::Note { text }).await;
-    }
-    let (usage, trace) = (run.usage, run.trace);
+    let Run { usage, traces, keep, .. } = run;
     info!(
         job = %assignment.id,
         run = %assignment.run_id,
@@ -108,17 +110,7 @@ pub async fn execute(place: Place<'_>, job: Job, context: &Context) {
         reason = verdict.reason.map_or("", Reason::as_str),
         "run ended"
     );
-    out.end(End {
-        event: EndTag::End,
-        outcome: verdict.outcome,
-        reason: verdict.reason,
-        sentence: verdict.sentence,
-        exit: verdict.exit,
-        usage: Some(usage),
-        trace,
-        last: BTreeMap::new(),
-    })
-    .await;
+    Farewell { out, stop, verdict, usage, traces, keep }
 }
 
 /// What the record says of the place.
@@ -140,7 +132,8 @@ struct Run<'a> {
     stop: StopSignal,
     context: &'a Context,
     usage: Usage,
-    trace: Option<TraceSummary>,
+    /// How its traces went, once the command was begun.
+    traces: Option<Traces>,
     /// What the runner itself made of this run.
     keep: Keepsakes,
 }
@@ -160,12 +153,11 @@ impl Run<'_> {
         if let Some(setup) = work.setup.clone()
             && let Err(verdict) = self.set_up(&plan, &work, &setup).await
         {
-            // There may be evidence.
-            self.send_kept().await;
             return verdict;
         }
         let (verdict, traces) = self.run(&plan, &work).await;
-        self.collect(&plan, &work, &verdict, traces).await;
+        self.traces = Some(traces);
+        self.collect(&plan, &work, &verdict).await;
         verdict
     }
 

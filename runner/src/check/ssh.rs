@@ -26,7 +26,8 @@ enum Trouble {
 /// letters.
 const TABLE: &[(&[&str], Trouble)] = &[
     (
-        &["identification has changed", "host key has changed"],
+        // Of a long warning only the end may be shown.
+        &["identification has changed", "host key has changed", "offending"],
         Trouble::ChangedKey,
     ),
     (

@@ -166,15 +166,8 @@ impl Run<'_> {
         plan: &Plan,
         work: &Work,
         verdict: &Verdict,
-        mut traces: Traces,
     ) {
         self.out.event(Event::Phase { phase: Phase::Collecting }).await;
-        let began = Instant::now();
-        for (name, why) in self.send_kept().await {
-            traces.missing(&name, &why);
-        }
-        self.trace = Some(traces.summary());
-        self.phase("collect", began);
         if work.artefacts.is_empty() || verdict.outcome == Outcome::Lost {
             return;
         }
@@ -190,20 +183,6 @@ impl Run<'_> {
         for text in notes {
             self.out.event(Event::Note { text }).await;
         }
-    }
-
-    /// Sends what the runner made of the run; answers what was not taken.
-    pub(super) async fn send_kept(&self) -> Vec<(String, String)> {
-        let mut stop = self.stop.clone();
-        let missing = tokio::select! {
-            missing = self.keep.send(self.out) => missing,
-            () = dropped(&mut stop) => Vec::new(),
-        };
-        for (name, why) in &missing {
-            let text = format!("artefact {name}: {why}");
-            self.out.event(Event::Note { text }).await;
-        }
-        missing
     }
 }
 

@@ -12,6 +12,7 @@ use ntrace_protocol::worker::{WorkerEvent, WorkerState, WorkerView};
 use ntrace_protocol::{Reason, Timestamp};
 use ntrace_zones::{Boot, Driver, Inside, Remedy, SnapshotName, Worker};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,6 +27,10 @@ const HALT: Duration = Duration::from_secs(120);
 const ROLL_BACK: Duration = Duration::from_secs(600);
 const BOOT: Duration = Duration::from_secs(300);
 const PROBE: Duration = Duration::from_secs(300);
+
+/// Runs whose end is still being told while the worker goes on; with more,
+/// it waits.
+const FAREWELLS: usize = 4;
 
 /// How long a look at the VM may take before a job.
 const LOOK: Duration = Duration::from_secs(60);
@@ -95,6 +100,8 @@ pub(super) struct Life {
     leaving: bool,
     place: Option<serde_json::Value>,
     pending: Option<Box<Job>>,
+    /// Runs of which only the end is still to be told.
+    farewells: JoinSet<()>,
 }
 
 impl Life {
@@ -106,6 +113,7 @@ impl Life {
             leaving: false,
             place: None,
             pending: None,
+            farewells: JoinSet::new(),
         }
     }
 
@@ -119,6 +127,7 @@ impl Life {
         if let Some(job) = self.pending.take() {
             give_back(*job, "the worker left").await;
         }
+        while self.farewells.join_next().await.is_some() {}
         if self.leaving {
             self.apply(WorkerEvent::Expel);
         }
@@ -298,17 +307,22 @@ impl Life {
         };
         let context = self.task.context.clone();
         let running = job::execute(place, *job, &context);
-        self.during(running).await;
+        let farewell = self.during(running).await;
+        self.farewells.spawn(farewell.tell());
+        while self.farewells.len() > FAREWELLS {
+            self.farewells.join_next().await;
+        }
+        while self.farewells.try_join_next().is_some() {}
         self.apply(WorkerEvent::Ended);
     }
 
     /// Obeys orders while a job runs; none of them ends the job.
-    async fn during(&mut self, running: impl Future<Output = ()>) {
+    async fn during<T>(&mut self, running: impl Future<Output = T>) -> T {
         let mut running = std::pin::pin!(running);
         let mut is_open = true;
         loop {
             tokio::select! {
-                () = &mut running => return,
+                done = &mut running => return done,
                 order = self.task.orders.recv(), if is_open => {
                     is_open = order.is_some();
                     self.obey(order);
