@@ -300,7 +300,12 @@ impl Clocks<'_> {
         mut stop: StopSignal,
     ) -> Option<Ended> {
         let why = tokio::select! {
-            _ = &mut pumps => return None,
+            // It may have written too much and ended before that was seen.
+            _ = &mut pumps => {
+                let limit = self.watch.output;
+                let limit = limit.filter(|_| self.progress.cut() > 0);
+                return limit.map(Ended::Output);
+            }
             why = self.reason_to_end(&mut stop) => why,
         };
         let (ended, grace) = match why {
