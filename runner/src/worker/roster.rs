@@ -348,11 +348,12 @@ fn no_vm(uuid: WorkerUuid, error: &VmadmError) -> WireError {
         )
         .on("uuid");
     }
-    WireError::new(
-        Code::Eagain,
-        format!("cannot look at VM {uuid}: {}", chain(error)),
-    )
-    .on("uuid")
+    let code = match error.class() {
+        Some(Class::NotListed) => Code::Enoent,
+        _ => Code::Eagain,
+    };
+    WireError::new(code, format!("cannot look at VM {uuid}: {}", chain(error)))
+        .on("uuid")
 }
 
 fn check_kind(uuid: WorkerUuid, vm: &Vm) -> Result<(), WireError> {

@@ -29,6 +29,8 @@ pub enum Class {
     Unknown,
     /// A kind of VM that cannot be rolled back.
     WrongKind,
+    /// The gate in front of vmadm does not let us at this VM.
+    NotListed,
     /// Nothing that we know.
     Other,
 }
@@ -51,9 +53,10 @@ impl Class {
     #[must_use]
     pub fn remedy(self) -> Remedy {
         match self {
-            Self::VmGone | Self::NotPrepared | Self::WrongKind => {
-                Remedy::Permanent
-            }
+            Self::VmGone
+            | Self::NotPrepared
+            | Self::NotListed
+            | Self::WrongKind => Remedy::Permanent,
             Self::DriverBug => Remedy::Bug,
             Self::VmBroken | Self::Storage => Remedy::Operator,
             Self::LostRace
@@ -80,6 +83,9 @@ impl Class {
             Self::NotReady => "the global zone is not ready",
             Self::Unknown => "vmadm gave up waiting",
             Self::WrongKind => "this kind of VM cannot be used",
+            Self::NotListed => {
+                "the gate lists no such VM (`setup-gz --worker UUID` lists it)"
+            }
             Self::Other => "vmadm failed",
         }
     }
@@ -139,6 +145,8 @@ fn by_text(text: &str) -> Class {
     let has = |part: &str| text.contains(part);
     if is_gone(text) {
         Class::VmGone
+    } else if text.starts_with("ntrace-gate: refused: this VM is not on") {
+        Class::NotListed
     } else if text.starts_with("No snapshot named ") {
         Class::NotPrepared
     } else if text.starts_with("Invalid snapshot name")
@@ -271,6 +279,14 @@ mod tests {
             classify(Some(1), "VM or disk or something not found"),
             Class::Other
         );
+    }
+
+    #[test]
+    fn what_the_gate_does_not_list_is_not_tried_again() {
+        let said = "ntrace-gate: refused: this VM is not on the list\n";
+        let class = classify(Some(77), said);
+        assert_eq!(class, Class::NotListed);
+        assert_eq!(class.remedy(), Remedy::Permanent);
     }
 
     #[test]
