@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use ntrace_e2e::{DEADLINE, Setup, Stage, eventually, leftovers};
+use ntrace_e2e::{DEADLINE, Setup, Stage, eventually, leftovers, until};
 use ntrace_protocol::{JobState, JobView};
 use serde_json::{Value, json};
 
@@ -195,11 +195,22 @@ pub(crate) async fn secrets_are_out_of_reach(stage: &Stage) {
         paths.iter().map(|p| format!("'{p}'")).collect::<Vec<_>>().join(" "),
         secrets.token,
     );
+    let mut resets = BTreeMap::new();
+    for uuid in &stage.workers {
+        let worker = stage.worker(uuid).await.unwrap();
+        resets.insert(uuid.clone(), worker.resets.done);
+    }
     let (job, output) = stage.run(&script, Value::Null).await;
     assert_eq!(job.state, JobState::Done, "{job:?}");
     assert_eq!(output.text(), "looked\n", "{}", output.errors());
-    // The zone's own root, who is not the host's, gets no further.
+    // The zone's own root, who is not the host's, gets no further. The zone
+    // is first made clean after the job.
     let worker = job.runs[0].worker.unwrap().to_string();
+    until("the worker is clean again", async || {
+        let done = stage.worker(&worker).await?.resets.done;
+        (done > resets[&worker]).then_some(())
+    })
+    .await;
     let said = zone_root(stage, &worker, &script);
     assert_eq!(said, "looked\n", "as the zone's root");
     let client = stage.client().await;
