@@ -88,10 +88,14 @@ remove_place() { # DIR
         done
         NTRACE_ZONES=$dir/zones "$dir/vmadm" gc >/dev/null 2>&1 || true
     fi
-    rm -rf "$dir" 2>/dev/null || {
-        sleep 1
-        rm -rf "$dir"
-    }
+    # An overlay leaves directories that their own owner may not enter, and
+    # the zones' own clearing up may still be at work.
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        chmod -R u+rwX "$dir" 2>/dev/null || true
+        rm -rf "$dir" 2>/dev/null && return
+        sleep 0.5
+    done
+    rm -rf "$dir"
 }
 for old in "$home"/*/; do
     old=${old%/}
