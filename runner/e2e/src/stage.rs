@@ -4,28 +4,25 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use ntrace_client::{Dispatcher, LogEnd, LogsOptions, RunnerControl};
-use ntrace_protocol::worker::WorkerView;
-use ntrace_protocol::{JobId, JobState, JobView, WireError, WorkerState};
-use serde_json::{Value, json};
+use ntrace_client::{Dispatcher, RunnerControl};
+use ntrace_protocol::WireError;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::gate::Gate;
-use crate::git::{Repo, Repos};
-use crate::leftovers;
+use crate::git::Repos;
 use crate::line::Line;
-use crate::output::Output;
-use crate::process::{Process, Start, describe};
+use crate::process::{Process, Start};
 use crate::programs::Programs;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Who};
-use crate::wait::{DEADLINE, eventually, until};
+use crate::wait::{DEADLINE, eventually};
 use crate::zones::Zones;
 
-/// How long a program has to end when it is asked to.
-const GOODBYE: Duration = Duration::from_secs(30);
+mod end;
+mod jobs;
+mod workers;
 
 /// What a user's shell brings, so that git and the like are found.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:\
@@ -120,30 +117,6 @@ impl Stage {
             }
         }
         stage
-    }
-
-    /// Makes one more worker and enrolls it.
-    pub async fn add_worker(&mut self, manifest: &Value) -> String {
-        let mut manifest = manifest.clone();
-        let alias = format!("worker{}", self.workers.len());
-        manifest["alias"] = json!(alias);
-        manifest["hostname"] = json!(alias);
-        let uuid = self.zones.create(&manifest);
-        self.workers.push(uuid.clone());
-        self.list(&uuid);
-        self.control()
-            .await
-            .enroll(&uuid, Value::Null)
-            .await
-            .unwrap_or_else(|error| panic!("enroll {uuid}: {error}"));
-        uuid
-    }
-
-    /// Lets the runner act on a VM, where there is a gate.
-    pub fn list(&self, uuid: &str) {
-        if let Some(gate) = &self.gate {
-            gate.list(uuid, "clean");
-        }
     }
 
     /// Whether the runner reaches its zones through an sshd.
@@ -328,149 +301,6 @@ impl Stage {
         }
     }
 
-    async fn job(&self, name: &str, args: &[Value]) -> JobId {
-        let results = self
-            .ask(name, args)
-            .await
-            .unwrap_or_else(|error| panic!("{name} {args:?}: {error}"));
-        let id = results.first().and_then(Value::as_str);
-        id.and_then(|id| id.parse().ok()).expect("the answer is a job id")
-    }
-
-    /// Pushes a commit with options.
-    pub async fn push(
-        &self,
-        repo: &Repo,
-        commit: &str,
-        options: Value,
-    ) -> JobId {
-        let args =
-            [json!(repo.owner), json!(repo.name), json!(commit), options];
-        self.job("push", &args).await
-    }
-
-    /// Submits a shell command with options.
-    pub async fn submit(&self, script: &str, options: Value) -> JobId {
-        let mut job = options;
-        if job.is_null() {
-            job = json!({});
-        }
-        job["argv"] = json!(["/bin/sh", "-c", script]);
-        self.job("submit", &[job]).await
-    }
-
-    /// The job as it is.
-    ///
-    /// # Panics
-    /// There is none such.
-    pub async fn status(&self, job: JobId) -> JobView {
-        let status = self.client().await.status(&job.to_string()).await;
-        status.unwrap_or_else(|error| panic!("status {job}: {error}"))
-    }
-
-    /// The job, once it is final.
-    ///
-    /// # Panics
-    /// It is not final before the deadline.
-    pub async fn finished(&self, job: JobId) -> JobView {
-        let client = self.client().await;
-        match client.wait(&job.to_string(), Some(2 * DEADLINE)).await {
-            Ok(job) => job,
-            Err(error) => {
-                let now = self.status(job).await;
-                panic!("{job} does not end: {error}; it is {now:?}")
-            }
-        }
-    }
-
-    /// The job, once it is in a state.
-    pub async fn reaches(&self, job: JobId, state: JobState) -> JobView {
-        let client = self.client().await;
-        until(&format!("{job} is {state}"), async || {
-            let view = client.status(&job.to_string()).await.ok()?;
-            assert!(
-                view.state == state || !view.state.is_final(),
-                "{job} is to be {state} and is {view:?}"
-            );
-            (view.state == state).then_some(view)
-        })
-        .await
-    }
-
-    /// Waits until the job has written this.
-    pub async fn says(&self, job: JobId, word: &str) {
-        let client = self.client().await;
-        let options = LogsOptions { follow: Some(true), ..<_>::default() };
-        let mut logs = client.logs(job, &options).expect("the first reader");
-        let mut output = Output::default();
-        let reading = async {
-            while let Some(record) = logs.next().await {
-                output.take(record);
-                if output.text().contains(word) {
-                    return;
-                }
-            }
-            panic!("{job} ended without {word:?}: {output:?}");
-        };
-        let in_time = tokio::time::timeout(DEADLINE, reading).await;
-        in_time.unwrap_or_else(|_| panic!("{job} does not say {word:?}"));
-    }
-
-    /// All output of a job that has ended.
-    pub async fn output(&self, job: JobId) -> Output {
-        self.follow(job).await.0
-    }
-
-    /// All output of a job, followed to its end.
-    ///
-    /// # Panics
-    /// The output is cut off.
-    pub async fn follow(&self, job: JobId) -> (Output, LogEnd) {
-        let client = self.client().await;
-        let options = LogsOptions { follow: Some(true), ..<_>::default() };
-        let mut logs = client.logs(job, &options).expect("the first reader");
-        let mut output = Output::default();
-        while let Some(record) = logs.next().await {
-            output.take(record);
-        }
-        let end = logs.end().unwrap_or_else(|e| panic!("logs {job}: {e}"));
-        (output, end)
-    }
-
-    /// Submits a shell command; its end and its output.
-    pub async fn run(&self, script: &str, options: Value) -> (JobView, Output) {
-        let job = self.submit(script, options).await;
-        let view = self.finished(job).await;
-        (view, self.output(job).await)
-    }
-
-    /// A worker as the runner shows it.
-    pub async fn worker(&self, uuid: &str) -> Option<WorkerView> {
-        let control = self.control().await;
-        let workers = control.workers().await.expect("the runner answers");
-        workers.into_iter().find(|worker| worker.uuid.to_string() == uuid)
-    }
-
-    /// Waits until a worker is in a state.
-    pub async fn worker_reaches(
-        &self,
-        uuid: &str,
-        state: WorkerState,
-    ) -> WorkerView {
-        until(&format!("worker {uuid} is {state}"), async || {
-            let worker = self.worker(uuid).await?;
-            (worker.state == state).then_some(worker)
-        })
-        .await
-    }
-
-    /// Waits until all workers are clean.
-    pub async fn all_available(&self) {
-        for uuid in &self.workers {
-            self.worker_reaches(uuid, WorkerState::Available).await;
-        }
-    }
-
     /// Where a directory of the runner's is.
     pub fn runner_data(&self) -> PathBuf {
         self.dir.path().join("r/data")
@@ -479,79 +309,6 @@ impl Stage {
     /// Where the dispatcher's data are.
     pub fn dispatcher_data(&self) -> PathBuf {
         self.dir.path().join("d/data")
-    }
-
-    /// Everything of the stage that still lives or lies about.
-    pub fn leftovers(&self) -> Vec<String> {
-        let mut left: Vec<String> = leftovers::processes_of(self.dir.path())
-            .into_iter()
-            .map(|found| format!("process {} {}", found.pid, found.line))
-            .collect();
-        left.extend(leftovers::mounts_of(self.dir.path()));
-        let groups = leftovers::cgroups_of(&self.workers);
-        left.extend(groups.iter().map(|dir| dir.display().to_string()));
-        for uuid in &self.workers {
-            let dir = self.zones.dir(uuid);
-            if dir.exists() {
-                left.push(dir.display().to_string());
-            }
-        }
-        left
-    }
-
-    fn tell(&mut self) {
-        eprintln!("--- dispatcher\n{}", tail(&self.dispatcher.said()));
-        if let Some(runner) = &self.runner {
-            eprintln!("--- runner\n{}", tail(&runner.said()));
-        }
-        if let Some(gate) = &self.gate {
-            eprintln!("--- gate\n{}", tail(&gate.log()));
-            eprintln!("--- sshd\n{}", tail(&gate.sshd.log()));
-        }
-    }
-
-    fn take_down(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
-        let runner = self.runner.as_mut().map(|r| (r, "runner"));
-        let all = runner.into_iter();
-        for (process, name) in all.chain([(&mut self.dispatcher, "dispatcher")])
-        {
-            if process.ended().is_some() {
-                continue;
-            }
-            process.thaw();
-            match process.end(GOODBYE) {
-                Some(status) if status.success() => {}
-                Some(status) => {
-                    told.push(format!("{name}: {}", describe(status)));
-                }
-                None => told.push(format!("the {name} does not end")),
-            }
-        }
-        told.extend(self.zones.clear());
-        told
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.tell();
-            self.take_down();
-            return;
-        }
-        let mut told = self.take_down();
-        let began = std::time::Instant::now();
-        let mut left = self.leftovers();
-        while !left.is_empty() && began.elapsed() < GOODBYE {
-            std::thread::sleep(Duration::from_millis(20));
-            left = self.leftovers();
-        }
-        told.extend(left);
-        if !told.is_empty() {
-            self.tell();
-            panic!("the stage leaves behind: {told:#?}");
-        }
     }
 }
 
@@ -597,10 +354,4 @@ fn length(path: &Path) -> usize {
     fs::metadata(path).map_or(0, |found| {
         usize::try_from(found.len()).expect("a log fits in memory")
     })
-}
-
-/// The last lines of a log.
-fn tail(text: &str) -> String {
-    let lines: Vec<_> = text.lines().collect();
-    lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
 }

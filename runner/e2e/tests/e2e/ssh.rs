@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ntrace_e2e::zones::Zones;
 use ntrace_e2e::{Setup, Stage, until};
-use ntrace_protocol::{JobState, WorkerState};
+use ntrace_protocol::{JobId, JobState, WorkerState};
 use serde_json::Value;
 
 /// Runs until somebody makes the file in the zone.
@@ -25,6 +25,18 @@ fn go(stage: &Stage) {
         // One that is just down cannot be told.
         let _ = stage.zones.zlogin(uuid, &["/usr/bin/touch", "/tmp/go"]);
     }
+}
+
+/// Waits for the second run of a job, and says how long that took.
+async fn runs_again(stage: &Stage, job: JobId, after: &str) {
+    let began = Instant::now();
+    until("it runs again", async || {
+        let view = stage.status(job).await;
+        let is_again = view.runs.len() == 2 && view.state == JobState::Running;
+        is_again.then_some(())
+    })
+    .await;
+    eprintln!("back after {after}: {:.1?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -46,14 +58,7 @@ async fn a_job_whose_link_is_lost_is_run_again() {
     let job = stage.submit(WAITING, Value::Null).await;
     stage.says(job, "up").await;
     stage.gate().sshd.cut();
-    let began = Instant::now();
-    until("it runs again", async || {
-        let view = stage.status(job).await;
-        let is_again = view.runs.len() == 2 && view.state == JobState::Running;
-        is_again.then_some(())
-    })
-    .await;
-    eprintln!("back after a lost link: {:.1?}", began.elapsed());
+    runs_again(&stage, job, "a lost link").await;
     go(&stage);
     let view = stage.finished(job).await;
     assert_eq!(view.state, JobState::Done, "{view:?}");
@@ -69,14 +74,7 @@ async fn a_rebooted_global_zone_costs_one_more_run() {
     stage.gate().sshd.stop_all();
     stage.zones.must(&["stop", &uuid, "-F"], "");
     stage.gate().sshd.restart();
-    let began = Instant::now();
-    until("it runs again", async || {
-        let view = stage.status(job).await;
-        let is_again = view.runs.len() == 2 && view.state == JobState::Running;
-        is_again.then_some(())
-    })
-    .await;
-    eprintln!("back after a reboot: {:.1?}", began.elapsed());
+    runs_again(&stage, job, "a reboot").await;
     go(&stage);
     let view = stage.finished(job).await;
     assert_eq!(view.state, JobState::Done, "{view:?}");
