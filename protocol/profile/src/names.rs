@@ -83,6 +83,8 @@ pub fn native<'a>(raw: &'a str, module: &'a str) -> Symbol<'a> {
 }
 
 /// A mangled name of Rust or C++ as its author wrote it; others as they are.
+/// C++ functions keep their arguments, which tell overloads apart, and lose
+/// the result, which only instances of templates state.
 pub fn demangled(raw: &str) -> Cow<'_, str> {
     // A hostile name can be far longer when it is written out.
     if raw.len() > MAX_MANGLED || !raw.starts_with('_') {
@@ -91,11 +93,26 @@ pub fn demangled(raw: &str) -> Cow<'_, str> {
     if let Ok(name) = rustc_demangle::try_demangle(raw) {
         return format!("{name:#}").into();
     }
-    let options = cpp_demangle::DemangleOptions::new().recursion_limit(96);
+    let options = cpp_demangle::DemangleOptions::new()
+        .recursion_limit(96)
+        .no_return_type()
+        .hide_expression_literal_types();
     cpp_demangle::Symbol::new(raw)
         .ok()
         .and_then(|symbol| symbol.demangle_with_options(&options).ok())
-        .map_or(raw.into(), Cow::from)
+        .map_or(raw.into(), |name| plain_string(name).into())
+}
+
+/// `std::string` under its own name.
+fn plain_string(name: String) -> String {
+    const SPELT: &str = "std::__cxx11::basic_string<char, \
+         std::char_traits<char>, std::allocator<char> >";
+    match name.contains("std::__cxx11::") {
+        true => name
+            .replace(SPELT, "std::string")
+            .replace("std::__cxx11::", "std::"),
+        false => name,
+    }
 }
 
 /// A JavaScript function by its name and the address of its script.
@@ -241,6 +258,29 @@ mod tests {
         js("Builtin:ArrayMap", "Builtin:ArrayMap", 0, Jit);
         js("py::work:/home/job/tree/a b.py", "work a b.py", 0, Interpreted);
         js("0x7f00", "0x7f00", 0, FrameKind::Unknown);
+    }
+
+    #[test]
+    fn mangled_names_are_shown_as_they_were_written() {
+        for (raw, shown) in [
+            ("_ZN3app4burnILm7EEEmm", "app::burn<7>(unsigned long)"),
+            (
+                "_ZZN3app3runEvENKUlmE_clEm",
+                "app::run()::{lambda(unsigned long)#1}::operator()\
+                 (unsigned long) const",
+            ),
+            (
+                "_ZN1a3putENSt7__cxx1112basic_stringIcSt11char_traitsIcE\
+                 SaIcEEE",
+                "a::put(std::string)",
+            ),
+            ("_ZN4core3fmt5write17h0123456789abcdefE", "core::fmt::write"),
+            ("_RNvC6_123foo3bar", "123foo::bar"),
+            ("_Znot_a_name", "_Znot_a_name"),
+            ("memcpy", "memcpy"),
+        ] {
+            assert_eq!(demangled(raw), shown, "{raw}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blazesym::MaybeDefault;
 use blazesym::symbolize::source::{Elf, Kernel, Source};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolizer};
-use ntrace_profile::{FrameKind, Symbol, native, perf_map};
+use ntrace_profile::{FrameKind, Symbol, demangled, native, perf_map};
 
 use crate::objects::ObjectId;
 use crate::process::{Frame, Processes};
@@ -54,6 +54,8 @@ impl Names {
         let none: Option<[&Path; 0]> = Some([]);
         let symbolizer = Symbolizer::builder()
             .enable_auto_reload(false)
+            // Raw names are kept beside those that people read.
+            .enable_demangling(false)
             // Debug files beside a program are named by the program, and a
             // job's program must not make us open what it likes.
             .set_debug_dirs(none)
@@ -184,8 +186,9 @@ impl Names {
         code: Option<&CodeInfo<'_>>,
         module: &str,
     ) -> Symbol<'static> {
-        let name = bounded(name);
-        let mut symbol = owned(native(&name, module));
+        let shown = bounded(&demangled(name));
+        let mut symbol = owned(native(&shown, module));
+        symbol.system_name = bounded(name).into();
         if let Some(code) = code {
             let path = code.to_path();
             let path = path.strip_prefix(&self.checkout).unwrap_or(&path);

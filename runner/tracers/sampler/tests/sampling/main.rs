@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
+mod languages;
 mod seen;
 mod stacks;
 mod trouble;

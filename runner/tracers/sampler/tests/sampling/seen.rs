@@ -73,6 +73,36 @@ impl Seen {
         names
     }
 
+    /// Each frame's name, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let names = std::cell::RefCell::new(Vec::new());
+        self.count(|frames| {
+            let new = frames.iter().map(|(name, _)| (*name).to_owned());
+            names.borrow_mut().extend(new);
+            true
+        });
+        let mut names = names.into_inner();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The raw names that are kept beside a name, sorted.
+    pub(crate) fn raw(&self, name: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for sample in self.profile.samples() {
+            for id in self.profile.stack(sample.stack) {
+                let frame = self.profile.view(id);
+                if frame.name == name {
+                    found.push(frame.system_name.to_owned());
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
+    }
+
     /// The per cent of samples in which a frame of that name takes part.
     pub(crate) fn percent(&self, name: &str) -> f64 {
         self.percent_where(|frames| frames.iter().any(|(n, _)| *n == name))

@@ -64,6 +64,16 @@ impl Zone {
     /// A running zone; `fill` puts programs into the directory that the zone
     /// sees as `/opt/share`.
     pub(crate) fn new(who: Who, fill: impl FnOnce(&Path)) -> Zone {
+        Zone::with(who, &[], fill)
+    }
+
+    /// One that also sees directories of this machine, each under a name of
+    /// its own.
+    pub(crate) fn with(
+        who: Who,
+        mounts: &[(&Path, &str)],
+        fill: impl FnOnce(&Path),
+    ) -> Zone {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         open(dir.path());
         for name in ["share", "state", "bin"] {
@@ -82,11 +92,25 @@ impl Zone {
         }
         fill(&dir.path().join("share"));
         let mut zone = Zone { dir, id: String::new(), who };
-        zone.boot();
+        zone.boot(mounts);
         zone
     }
 
-    fn boot(&mut self) {
+    fn boot(&mut self, mounts: &[(&Path, &str)]) {
+        let share = self.dir.path().join("share");
+        let own = [(&*share, "/opt/share")];
+        let mounts: Vec<Value> = own
+            .iter()
+            .chain(mounts)
+            .map(|(source, target)| {
+                json!({
+                    "type": "lofs",
+                    "source": source,
+                    "target": target,
+                    "options": ["ro", "nodevices"],
+                })
+            })
+            .collect();
         let payload = json!({
             "image_uuid": ntrace_standin::HOST_IMAGE,
             "alias": "worker0",
@@ -95,12 +119,7 @@ impl Zone {
             "max_lwps": 500,
             "quota": 2,
             "tmpfs": 256,
-            "filesystems": [{
-                "type": "lofs",
-                "source": self.dir.path().join("share"),
-                "target": "/opt/share",
-                "options": ["ro", "nodevices"],
-            }],
+            "filesystems": mounts,
         });
         let said = self.run("vmadm", &["create"], &payload.to_string());
         let id = said.1.trim().rsplit(' ').next().unwrap().to_owned();
@@ -255,9 +274,24 @@ fn open(path: &Path) {
 
 /// Compiles a C program.
 pub(crate) fn compile(source: &str, to: &Path, options: &[&str]) {
-    let path = to.with_extension("c");
+    build("cc", "c", source, to, options);
+}
+
+/// Compiles a C++ program.
+pub(crate) fn compile_cpp(source: &str, to: &Path, options: &[&str]) {
+    build("c++", "cpp", source, to, options);
+}
+
+fn build(
+    compiler: &str,
+    ending: &str,
+    source: &str,
+    to: &Path,
+    options: &[&str],
+) {
+    let path = to.with_extension(ending);
     fs::write(&path, source).unwrap();
-    let done = Command::new("cc")
+    let done = Command::new(compiler)
         .args(["-w", "-o"])
         .arg(to)
         .args(options)
@@ -265,7 +299,7 @@ pub(crate) fn compile(source: &str, to: &Path, options: &[&str]) {
         .args(["-lpthread"])
         .status()
         .unwrap();
-    assert!(done.success(), "cc failed");
+    assert!(done.success(), "{compiler} failed");
     open(to);
 }
 
