@@ -11,6 +11,7 @@ pub mod folded;
 mod frame;
 mod header;
 pub mod import;
+mod language;
 mod names;
 pub mod pprof;
 mod profile;

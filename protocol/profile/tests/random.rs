@@ -139,8 +139,8 @@ proptest! {
                     ("http://www.w3.org/2000/svg", "script")))
                 .count();
             prop_assert_eq!(scripts, 1);
-            let ours = ["svg", "title", "style", "rect", "text", "g",
-                        "script"];
+            let ours = ["svg", "title", "desc", "style", "rect", "text",
+                        "g", "script"];
             for node in document.descendants().filter(|n| n.is_element()) {
                 prop_assert!(ours.contains(&node.tag_name().name()));
                 let harmless = node.attributes().all(|attribute| {

@@ -1,52 +1,116 @@
 //! Colours: the hue says what kind of code it is, the shade tells
 //! neighbours apart. The same name has the same colour in each picture.
+//!
+//! Invariant: black text can be read on each of them.
 
 use crate::frame::FrameKind;
+use crate::language::Language;
 
 /// A colour as red, green, blue.
 pub(super) type Rgb = [u8; 3];
 
-/// The colour of a function.
-pub(super) fn of(kind: FrameKind, name: &str) -> Rgb {
-    let hash = fnv(name);
-    let (hue, saturation, light) = base(kind);
-    // Two independent shifts from the name: hue and lightness.
-    let part = |bits: u64| (bits & 0xff) as f64 / 255.0 - 0.5;
-    let shift = if kind == FrameKind::Process { 0.0 } else { 1.0 };
-    hsl(
-        hue + shift * part(hash >> 8) * spread(kind),
-        saturation,
-        light + shift * part(hash >> 24) * 0.12,
-    )
+/// What a box is painted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paint {
+    Process,
+    Native,
+    JavaScript,
+    InterpretedJavaScript,
+    Python,
+    Jit,
+    Interpreted,
+    Kernel,
+    Inlined,
+    Unknown,
 }
 
-/// The colour of a kind in the legend.
-pub(super) fn of_kind(kind: FrameKind) -> Rgb {
-    let (hue, saturation, light) = base(kind);
-    hsl(hue, saturation, light)
-}
+impl Paint {
+    /// Every paint, in the order in which they are numbered.
+    pub(super) const ALL: [Self; 10] = [
+        Self::Process,
+        Self::Native,
+        Self::JavaScript,
+        Self::InterpretedJavaScript,
+        Self::Python,
+        Self::Jit,
+        Self::Interpreted,
+        Self::Kernel,
+        Self::Inlined,
+        Self::Unknown,
+    ];
 
-fn base(kind: FrameKind) -> (f64, f64, f64) {
-    match kind {
-        FrameKind::Process => (215.0, 0.20, 0.78),
-        FrameKind::Native => (24.0, 0.88, 0.70),
-        FrameKind::Jit => (135.0, 0.45, 0.66),
-        FrameKind::Interpreted => (185.0, 0.48, 0.68),
-        FrameKind::Kernel => (265.0, 0.52, 0.78),
-        FrameKind::Inlined => (48.0, 0.88, 0.72),
-        FrameKind::Unknown => (0.0, 0.0, 0.78),
+    /// The paint of a frame.
+    pub(super) fn of(kind: FrameKind, name: &str) -> Self {
+        match kind {
+            FrameKind::Process => Self::Process,
+            FrameKind::Native => Self::Native,
+            FrameKind::Kernel => Self::Kernel,
+            FrameKind::Inlined => Self::Inlined,
+            FrameKind::Unknown => Self::Unknown,
+            FrameKind::Jit => match Language::of_script(name) {
+                Language::JavaScript => Self::JavaScript,
+                Language::Python => Self::Python,
+                Language::Other => Self::Jit,
+            },
+            FrameKind::Interpreted => match Language::of_script(name) {
+                Language::JavaScript => Self::InterpretedJavaScript,
+                Language::Python => Self::Python,
+                Language::Other => Self::Interpreted,
+            },
+        }
+    }
+
+    /// The words for it.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Native => "native",
+            Self::JavaScript => "JavaScript",
+            Self::InterpretedJavaScript => "JavaScript, interpreted",
+            Self::Python => "Python",
+            Self::Jit => "compiled while it ran",
+            Self::Interpreted => "interpreted",
+            Self::Kernel => "kernel",
+            Self::Inlined => "inlined",
+            Self::Unknown => "no name",
+        }
+    }
+
+    /// Its colour in the legend.
+    pub(super) fn rgb(self) -> Rgb {
+        let (hue, saturation, light, _) = self.base();
+        hsl(hue, saturation, light)
+    }
+
+    /// Its colour for a function of this name.
+    pub(super) fn shade(self, name: &str) -> Rgb {
+        let hash = fnv(name);
+        let (hue, saturation, light, spread) = self.base();
+        // Two independent shifts from the name: hue and lightness.
+        let part = |bits: u64| (bits & 0xff) as f64 / 255.0 - 0.5;
+        let lighter = if spread > 0.0 { part(hash >> 24) * 0.12 } else { 0.0 };
+        hsl(hue + part(hash >> 8) * spread, saturation, light + lighter)
+    }
+
+    /// Hue, saturation, lightness, and how far the hue varies.
+    fn base(self) -> (f64, f64, f64, f64) {
+        match self {
+            Self::Process => (215.0, 0.20, 0.78, 0.0),
+            Self::Native => (22.0, 0.88, 0.72, 22.0),
+            Self::JavaScript => (132.0, 0.42, 0.66, 22.0),
+            Self::InterpretedJavaScript => (176.0, 0.46, 0.68, 16.0),
+            Self::Python => (213.0, 0.72, 0.76, 16.0),
+            Self::Jit => (82.0, 0.48, 0.66, 18.0),
+            Self::Interpreted => (192.0, 0.30, 0.72, 12.0),
+            Self::Kernel => (268.0, 0.55, 0.80, 20.0),
+            Self::Inlined => (50.0, 0.90, 0.70, 8.0),
+            Self::Unknown => (0.0, 0.0, 0.78, 0.0),
+        }
     }
 }
 
-fn spread(kind: FrameKind) -> f64 {
-    match kind {
-        FrameKind::Native => 30.0,
-        FrameKind::Inlined => 12.0,
-        _ => 24.0,
-    }
-}
-
-/// The colour of a change: `change` from -1 (all less) to 1 (all more).
+/// The colour of a change: `change` from -1 (all less) to 1 (all more). Red
+/// and blue differ for people who do not see red and green apart as well.
 pub(super) fn of_change(change: f64) -> Rgb {
     let strength = change.abs().min(1.0);
     if strength < 0.02 {
@@ -55,7 +119,7 @@ pub(super) fn of_change(change: f64) -> Rgb {
     // A small change must be seen at all, so the scale starts pale.
     let strength = 0.12 + 0.88 * strength.sqrt();
     let hue = if change > 0.0 { 6.0 } else { 214.0 };
-    hsl(hue, 0.30 + 0.55 * strength, 0.92 - 0.34 * strength)
+    hsl(hue, 0.30 + 0.55 * strength, 0.92 - 0.32 * strength)
 }
 
 fn fnv(text: &str) -> u64 {
@@ -80,6 +144,19 @@ fn hsl(hue: f64, saturation: f64, light: f64) -> Rgb {
 mod tests {
     use super::*;
 
+    /// The contrast of two colours as WCAG 2 counts it.
+    fn contrast(a: Rgb, b: Rgb) -> f64 {
+        let luminance = |rgb: Rgb| {
+            let linear = rgb.map(|level| match f64::from(level) / 255.0 {
+                low if low <= 0.04045 => low / 12.92,
+                level => ((level + 0.055) / 1.055).powf(2.4),
+            });
+            0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        };
+        let (a, b) = (luminance(a) + 0.05, luminance(b) + 0.05);
+        a.max(b) / a.min(b)
+    }
+
     #[test]
     fn more_is_red_and_less_is_blue() {
         let [r, _, b] = of_change(0.5);
@@ -92,8 +169,34 @@ mod tests {
 
     #[test]
     fn a_name_has_one_colour_and_neighbours_differ() {
-        let kind = FrameKind::Native;
-        assert_eq!(of(kind, "main"), of(kind, "main"));
-        assert_ne!(of(kind, "main"), of(kind, "qsort"));
+        let paint = Paint::Native;
+        assert_eq!(paint.shade("main"), paint.shade("main"));
+        assert_ne!(paint.shade("main"), paint.shade("qsort"));
+    }
+
+    #[test]
+    fn black_text_can_be_read_on_every_colour() {
+        // As in style.css.
+        let text = [0x14, 0x16, 0x1a];
+        for paint in Paint::ALL {
+            for n in 0..2000 {
+                let rgb = paint.shade(&format!("function_{n}"));
+                let contrast = contrast(rgb, text);
+                assert!(contrast > 6.0, "{paint:?} {rgb:?} {contrast}");
+            }
+        }
+        for n in -20..=20 {
+            let rgb = of_change(f64::from(n) / 20.0);
+            assert!(contrast(rgb, text) > 5.0, "{n} {rgb:?}");
+        }
+    }
+
+    #[test]
+    fn scripts_are_painted_by_their_language() {
+        let of = |kind, name| Paint::of(kind, name);
+        assert_eq!(of(FrameKind::Jit, "f a.js"), Paint::JavaScript);
+        assert_eq!(of(FrameKind::Interpreted, "f a.py"), Paint::Python);
+        assert_eq!(of(FrameKind::Jit, "Builtin:X"), Paint::Jit);
+        assert_eq!(of(FrameKind::Native, "f a.js"), Paint::Native);
     }
 }

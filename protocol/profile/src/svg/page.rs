@@ -4,14 +4,15 @@
 //! [`xml`], which leaves nothing that XML, HTML or a script could take for
 //! markup, and no character that hides or turns text.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use ntrace_protocol::text;
 
 use super::Growth;
 use super::colour::Rgb;
-use super::layout::Layout;
-use super::words::Words;
+use super::layout::{Layout, Place};
+use super::words::{Look, Words};
 use crate::tree::Tree;
 
 /// Bytes of a name that are shown.
@@ -23,7 +24,11 @@ const ROW: u32 = 17;
 const CHAR: f64 = 6.63;
 /// Between neighbours, so that they can be told apart.
 const GAP: f64 = 0.6;
+/// Boxes wider than this have the whole gap.
+const GAP_FROM: f64 = 3.0;
 const LINE: u32 = 18;
+/// Room for the tools above the boxes, and for the details below them.
+const BAR: u32 = 30;
 const SCRIPT: &str = include_str!("script.js");
 const STYLE: &str = include_str!("style.css");
 
@@ -34,171 +39,248 @@ pub(super) fn write(
     words: &Words,
     growth: Growth,
 ) -> String {
-    let mut out = String::new();
-    draw(&mut out, tree, layout, words, growth)
+    let mut page = Page { out: String::new(), y: 0 };
+    page.draw(tree, layout, words, growth)
         .expect("writing to a string does not fail");
-    out
+    page.out
 }
 
-fn draw(
-    out: &mut String,
-    tree: &Tree,
-    layout: &Layout,
-    words: &Words,
-    growth: Growth,
-) -> fmt::Result {
-    let title = shorten(&words.title);
-    let head = 74 + LINE * (words.lines.len() + words.warnings.len()) as u32;
-    let reasons = words.reason.as_ref().map_or(0, Vec::len) as u32;
-    let graph = layout.rows * ROW + reasons * 24;
-    let icicle = growth == Growth::Icicle;
-    let (top, details) = match icicle {
-        true => (head + 20, head + 8),
-        false => (head, head + graph + 20),
-    };
-    let height = head + graph + 36;
-    open(out, height, title)?;
-    header(out, words)?;
-    for (n, line) in words.reason.iter().flatten().enumerate() {
-        let y = top + 20 + 24 * n as u32;
-        writeln!(
-            out,
-            r#"<text class="reason" x="{PAD}" y="{y}">{}</text>"#,
-            xml(line)
-        )?;
+/// A picture that is being written, from the top down.
+struct Page {
+    out: String,
+    /// Where the next thing stands.
+    y: u32,
+}
+
+impl Page {
+    fn draw(
+        &mut self,
+        tree: &Tree,
+        layout: &Layout,
+        words: &Words,
+        growth: Growth,
+    ) -> fmt::Result {
+        self.header(words)?;
+        let tool = self.y + 8;
+        if !layout.places.is_empty() {
+            self.y = tool + BAR + 4;
+        }
+        for line in words.reason.iter().flatten() {
+            self.line("reason", 24, line)?;
+        }
+        let top = self.y;
+        self.boxes(tree, layout, words, |row| {
+            let row = match growth {
+                Growth::Icicle => row,
+                Growth::Flame => layout.rows - 1 - row,
+            };
+            top + row * ROW
+        })?;
+        let height = top + layout.rows * ROW + BAR + 6;
+        if !layout.places.is_empty() {
+            self.tools(tool, height)?;
+        }
+        // What stands before is written last, since it has the height.
+        let mut out = String::with_capacity(self.out.len() + 24_000);
+        open(&mut out, height, words)?;
+        out.push_str(&self.out);
+        self.out = out;
+        write!(self.out, "<script><![CDATA[\n{SCRIPT}]]></script>\n</svg>\n")
     }
-    boxes(out, tree, layout, words, |row| {
-        let row = if icicle { row } else { layout.rows - 1 - row };
-        top + row * ROW
-    })?;
-    writeln!(
-        out,
-        r#"<text id="details" class="sub" x="{PAD}" y="{details}"></text>"#
-    )?;
-    writeln!(out, "<script><![CDATA[\n{SCRIPT}]]></script>\n</svg>")
+
+    fn line(&mut self, class: &str, step: u32, text: &str) -> fmt::Result {
+        self.y += step;
+        writeln!(
+            self.out,
+            r#"<text class="{class}" x="{PAD}" y="{y}">{text}</text>"#,
+            y = self.y,
+            text = xml(text)
+        )
+    }
+
+    fn header(&mut self, words: &Words) -> fmt::Result {
+        self.y = 6;
+        for text in &words.title {
+            self.y += 22;
+            writeln!(
+                self.out,
+                concat!(
+                    r#"<text class="title" font-size="18" x="{x}" y="{y}">"#,
+                    "{text}</text>",
+                ),
+                x = PAD,
+                y = self.y,
+                text = xml(text)
+            )?;
+        }
+        self.y += 2;
+        for text in &words.lines {
+            self.line("sub", LINE, text)?;
+        }
+        for text in &words.warnings {
+            self.line("warn", LINE, text)?;
+        }
+        self.legend(words)
+    }
+
+    fn legend(&mut self, words: &Words) -> fmt::Result {
+        if words.legend.is_empty() {
+            return Ok(());
+        }
+        self.y += 22;
+        let mut x = PAD;
+        for (colour, text) in &words.legend {
+            let wide = 18.0 + text.chars().count() as f64 * 6.8 + 20.0;
+            if x > PAD && x + wide > WIDTH - PAD {
+                x = PAD;
+                self.y += LINE;
+            }
+            writeln!(
+                self.out,
+                concat!(
+                    r#"<rect x="{x:.0}" y="{top}" width="12" height="12" "#,
+                    r#"rx="3" fill="{fill}"/>"#,
+                    r#"<text x="{tx:.0}" y="{y}">{text}</text>"#,
+                ),
+                x = x,
+                top = self.y - 10,
+                fill = Hex(*colour),
+                tx = x + 18.0,
+                y = self.y,
+                text = xml(text)
+            )?;
+            x += wide;
+        }
+        Ok(())
+    }
+
+    fn boxes(
+        &mut self,
+        tree: &Tree,
+        layout: &Layout,
+        words: &Words,
+        y_of: impl Fn(u32) -> u32,
+    ) -> fmt::Result {
+        if layout.places.is_empty() {
+            return Ok(());
+        }
+        self.out.push_str(concat!(
+            r#"<g id="boxes" font-family="monospace" font-size="11" "#,
+            "fill=\"#14161a\">\n",
+        ));
+        for (place, look) in layout.places.iter().zip(&words.looks) {
+            let name = match place.node {
+                0 => "all",
+                node => tree.name(&tree.nodes()[node as usize]),
+            };
+            one_box(&mut self.out, place, name, look, y_of(place.row))?;
+        }
+        self.out.push_str("</g>\n");
+        Ok(())
+    }
+
+    /// The places for what the script shows; without it they are not seen.
+    fn tools(&mut self, top: u32, height: u32) -> fmt::Result {
+        writeln!(
+            self.out,
+            concat!(
+                r#"<g id="tool" class="tool" display="none" "#,
+                r#"data-y="{top}"/>"#,
+                "\n",
+                r#"<g id="status" class="status" display="none" "#,
+                r#"transform="translate(0 {bottom})">"#,
+                r##"<rect class="back" width="{w}" height="{bar}" "##,
+                r##"fill="#fff"/><text class="sub" x="{x}" y="19"/></g>"##,
+            ),
+            x = PAD,
+            top = top,
+            w = WIDTH,
+            bar = BAR,
+            bottom = height - BAR
+        )
+    }
 }
 
-fn open(out: &mut String, height: u32, title: &str) -> fmt::Result {
+fn open(out: &mut String, height: u32, words: &Words) -> fmt::Result {
+    let about: Vec<&str> =
+        words.lines.iter().chain(&words.warnings).map(String::as_str).collect();
+    // Fonts and colours stand here as well, for viewers without styles.
     writeln!(
         out,
         concat!(
             r#"<?xml version="1.0" encoding="UTF-8"?>"#,
             "\n",
             r#"<svg xmlns="http://www.w3.org/2000/svg" version="1.1" "#,
-            r#"width="{w}" height="{h}" viewBox="0 0 {w} {h}">"#,
-            "\n<title>{t}</title>\n<style>\n{s}</style>\n",
-            r#"<rect class="back" width="{w}" height="{h}"/>"#,
+            r#"width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="img" "#,
+            r#"aria-labelledby="name about" font-family="sans-serif" "#,
+            r##"font-size="12" fill="#30343b">"##,
+            "\n<title id=\"name\">{name}</title>",
+            "\n<desc id=\"about\">{about}</desc>",
+            "\n<style>\n{style}</style>\n",
+            r##"<rect class="back" width="{w}" height="{h}" fill="#fff"/>"##,
         ),
         w = WIDTH,
         h = height,
-        t = xml(title),
-        s = STYLE
+        name = xml(&words.title.join(" ")),
+        about = xml(&about.join("; ")),
+        style = STYLE
     )
 }
 
-fn header(out: &mut String, words: &Words) -> fmt::Result {
-    let line = |out: &mut String, class: &str, y: u32, text: &str| {
-        writeln!(
-            out,
-            r#"<text class="{class}" x="{PAD}" y="{y}">{}</text>"#,
-            xml(text)
-        )
-    };
-    line(out, "title", 28, shorten(&words.title))?;
-    let mut y = 30;
-    for text in &words.lines {
-        y += LINE;
-        line(out, "sub", y, text)?;
-    }
-    for text in &words.warnings {
-        y += LINE;
-        line(out, "warn", y, &format!("! {text}"))?;
-    }
-    y += 22;
-    let mut x = PAD;
-    for (colour, text) in &words.legend {
-        writeln!(
-            out,
-            concat!(
-                r#"<rect x="{x:.0}" y="{top}" width="12" height="12" rx="3" "#,
-                r#"fill="{fill}"/><text x="{tx:.0}" y="{y}">{text}</text>"#,
-            ),
-            x = x,
-            top = y - 10,
-            fill = Hex(*colour),
-            tx = x + 18.0,
-            y = y,
-            text = xml(text)
-        )?;
-        x += 18.0 + text.chars().count() as f64 * 7.0 + 22.0;
-    }
-    for (id, x, anchor, text) in [
-        ("reset", 910, "start", "Reset zoom"),
-        ("search", 990, "start", "Search (/)"),
-    ] {
-        writeln!(
-            out,
-            concat!(
-                r#"<text id="{id}" class="button off" x="{x}" y="54" "#,
-                r#"text-anchor="{anchor}">{text}</text>"#,
-            ),
-            id = id,
-            x = x,
-            anchor = anchor,
-            text = text
-        )?;
-    }
-    writeln!(out, r#"<text id="found" x="1188" y="28" text-anchor="end"/>"#)
-}
-
-fn boxes(
+fn one_box(
     out: &mut String,
-    tree: &Tree,
-    layout: &Layout,
-    words: &Words,
-    y_of: impl Fn(u32) -> u32,
+    place: &Place,
+    name: &str,
+    look: &Look,
+    y: u32,
 ) -> fmt::Result {
     let wide = WIDTH - 2.0 * PAD;
-    let about = words.colours.iter().zip(&words.details);
-    for (place, (colour, details)) in layout.places.iter().zip(about) {
-        let name = match place.node {
-            0 => "all",
-            node => tree.name(&tree.nodes()[node as usize]),
-        };
-        let name = text::escape(shorten(name));
-        let (x, width) = (PAD + place.x * wide, place.width * wide);
-        let y = y_of(place.row);
+    let name = text::escape(shorten(name));
+    let (x, width) = (PAD + place.x * wide, place.width * wide);
+    write!(out, r#"<g class="b" data-row="{}""#, place.row)?;
+    let label = match look.mark.as_str() {
+        "" => Cow::Borrowed(&name),
+        mark => {
+            write!(out, r#" data-mark="{}""#, xml(mark))?;
+            Cow::Owned(format!("{mark} {name}"))
+        }
+    };
+    write!(
+        out,
+        concat!(
+            "><title>{name}\n{details}</title>",
+            r#"<rect x="{x:.4}" y="{y}" width="{w:.4}" height="{h}" "#,
+            r#"fill="{fill}"{round}/>"#,
+        ),
+        name = xml(&name),
+        details = xml_lines(&look.details),
+        x = x,
+        y = y,
+        w = drawn(width),
+        h = ROW - 1,
+        fill = Hex(look.colour),
+        round = if width > 5.0 { r#" rx="2""# } else { "" }
+    )?;
+    let room = ((width - 6.0) / CHAR).max(0.0) as usize;
+    if let Some(shown) = fitting(&label, room) {
         write!(
             out,
-            concat!(
-                r#"<g class="b" data-row="{row}"><title>{name}"#,
-                "\n{details}</title>",
-                r#"<rect x="{x:.3}" y="{y}" width="{w:.3}" height="{h}" "#,
-                r#"fill="{fill}"{round}/>"#,
-            ),
-            row = place.row,
-            name = xml(&name),
-            details = xml_lines(details),
-            x = x,
-            y = y,
-            w = if width > 3.0 { width - GAP } else { width },
-            h = ROW - 1,
-            fill = Hex(*colour),
-            round = if width > 5.0 { r#" rx="2""# } else { "" }
+            r#"<text x="{:.1}" y="{}">{}</text>"#,
+            x + 4.0,
+            y + 12,
+            xml(&shown)
         )?;
-        let room = ((width - 6.0) / CHAR).max(0.0) as usize;
-        if let Some(shown) = fitting(&name, room) {
-            write!(
-                out,
-                r#"<text x="{:.1}" y="{}">{}</text>"#,
-                x + 4.0,
-                y + 12,
-                xml(&shown)
-            )?;
-        }
-        out.push_str("</g>\n");
     }
+    out.push_str("</g>\n");
     Ok(())
+}
+
+/// The width that is drawn. The script computes it back.
+fn drawn(width: f64) -> f64 {
+    if width > GAP_FROM {
+        return width - GAP;
+    }
+    width * (1.0 - GAP / GAP_FROM)
 }
 
 /// The beginning of a name that is too long to keep whole.
@@ -206,17 +288,28 @@ fn shorten(name: &str) -> &str {
     &name[..name.floor_char_boundary(NAME_MAX)]
 }
 
-/// The name, cut to a number of characters; `None` when too few fit.
+/// The name, cut to a number of columns; `None` when too few fit.
 fn fitting(name: &str, room: usize) -> Option<String> {
     if room < 3 {
         return None;
     }
-    if name.chars().count() <= room {
+    if name.chars().map(columns).sum::<usize>() <= room {
         return Some(name.to_owned());
     }
-    let mut cut: String = name.chars().take(room - 1).collect();
+    let mut left = room - 1;
+    let fits = |c: &char| {
+        let fits = columns(*c) <= left;
+        left = left.saturating_sub(columns(*c));
+        fits
+    };
+    let mut cut: String = name.chars().take_while(fits).collect();
     cut.push('…');
     Some(cut)
+}
+
+/// Characters of far scripts and pictures are two columns wide.
+fn columns(c: char) -> usize {
+    if c >= '\u{1100}' { 2 } else { 1 }
 }
 
 /// One line of text, harmless in XML.
@@ -246,6 +339,7 @@ fn markup(text: &str) -> String {
     out
 }
 
+/// A colour as markup has it.
 struct Hex(Rgb);
 
 impl fmt::Display for Hex {
@@ -271,5 +365,52 @@ mod tests {
     fn the_script_cannot_end_its_section() {
         assert!(!SCRIPT.contains("]]>") && !SCRIPT.contains("</"));
         assert!(!STYLE.contains('<') && !STYLE.contains('&'));
+    }
+
+    #[test]
+    fn the_script_makes_no_markup_and_asks_nobody() {
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacent",
+            "document.write",
+            "eval",
+            "Function(",
+            "import",
+            "fetch",
+            "XMLHttp",
+            "WebSocket",
+            "sendBeacon",
+            "location",
+            "window.open",
+            "postMessage",
+            "Storage",
+            "cookie",
+            "href",
+            "src",
+        ] {
+            assert!(!SCRIPT.contains(word), "{word} is in the script");
+        }
+        for word in ["url(", "@import", "expression"] {
+            assert!(!STYLE.contains(word), "{word} is in the style");
+        }
+    }
+
+    #[test]
+    fn a_wide_character_takes_two_columns() {
+        assert_eq!(fitting("日本語", 6).unwrap(), "日本語");
+        assert_eq!(fitting("日本語", 5).unwrap(), "日本…");
+        assert_eq!(fitting("abcdef", 5).unwrap(), "abcd…");
+        assert_eq!(fitting("abcdef", 2), None);
+    }
+
+    #[test]
+    fn the_gap_between_boxes_does_not_jump() {
+        let mut last = 0.0;
+        for n in 1..1000 {
+            let drawn = drawn(f64::from(n) / 100.0);
+            assert!(drawn > last && drawn < last + 0.02);
+            last = drawn;
+        }
     }
 }

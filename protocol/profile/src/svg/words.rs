@@ -2,31 +2,46 @@
 //! details.
 
 use super::Options;
-use super::colour::{self, Rgb};
+use super::colour::{self, Paint, Rgb};
 use super::layout::Layout;
-use crate::frame::FrameKind;
 use crate::profile::Profile;
 use crate::tree::{Node, Side, Tree, Unit};
 
 /// Warnings that are shown; the others are counted.
 const MAX_WARNINGS: usize = 4;
-/// Characters of a line that fit.
-const MAX_LINE: usize = 170;
+/// Characters of a line that fit, also where the window is narrow.
+const MAX_LINE: usize = 135;
+/// Characters of a line of the reason, whose letters are larger.
+const MAX_REASON: usize = 110;
+/// Characters of a line of the title.
+const MAX_TITLE: usize = 84;
+/// Lines of the title.
+const TITLE_LINES: usize = 3;
 /// A change of this part of the whole has the full colour.
 const FULL_CHANGE: f64 = 0.02;
+/// A change of this part of the whole is written on its box.
+const WRITTEN_CHANGE: f64 = 0.01;
 
 /// The texts and colours of a picture.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    pub(super) title: String,
+    pub(super) title: Vec<String>,
     pub(super) lines: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) legend: Vec<(Rgb, String)>,
     /// Why there is nothing to see, when there is nothing.
     pub(super) reason: Option<Vec<String>>,
     /// By place of the layout.
-    pub(super) colours: Vec<Rgb>,
-    pub(super) details: Vec<String>,
+    pub(super) looks: Vec<Look>,
+}
+
+/// How a box looks, and what is to be known of it.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) colour: Rgb,
+    /// Stands before the name; or empty.
+    pub(super) mark: String,
+    pub(super) details: String,
 }
 
 /// The words of a flame graph.
@@ -41,23 +56,25 @@ pub(super) fn flame(
     let whole = root.total[side];
     let mut words = Words {
         title: title(profiles, options, "flame graph"),
-        lines: vec![figures(profiles)],
+        lines: wrap(&figures(profiles), MAX_LINE),
         ..Words::default()
     };
     words.common(profiles, layout, options, whole == 0);
     for place in &layout.places {
         let node = &tree.nodes()[place.node as usize];
         let name = tree.name(node);
-        words.colours.push(colour::of(node.kind, name));
-        words.details.push(format!(
-            "{} ({}), {} samples\nitself {} ({}), {}",
+        let paint = Paint::of(node.kind, name);
+        let details = format!(
+            "{} ({}), {}\nitself {} ({}), {}",
             amount(tree.unit, node.total[side] as f64),
             share(node.total[side], whole),
-            thousands(node.seen[side]),
+            samples(node.seen[side]),
             amount(tree.unit, node.own[side] as f64),
             share(node.own[side], whole),
-            node.kind.word(),
-        ));
+            paint.words(),
+        );
+        let colour = paint.shade(name);
+        words.looks.push(Look { colour, mark: String::new(), details });
     }
     words.legend = legend(tree, side, whole);
     words
@@ -79,35 +96,49 @@ pub(super) fn diff(
     let whole = per_run(tree.nodes()[0].total);
     let wide = ["base", "new"][side as usize];
     let all: Vec<&Profile> = base.iter().chain(new).copied().collect();
-    let default = format!("what changed, widths of the {wide} commit");
+    let unit = tree.unit;
+    let sides = [("base", base), ("new", new)];
     let mut words = Words {
-        title: title(new, options, &default),
-        lines: vec![
-            format!("base: {}", one_side(base)),
-            format!("new: {}", one_side(new)),
-        ],
+        title: title(new, options, "what changed"),
+        lines: sides
+            .iter()
+            .flat_map(|(word, side)| {
+                wrap(&format!("{word}: {}", one_side(side)), MAX_LINE)
+            })
+            .collect(),
         ..Words::default()
     };
+    words.lines.push(format!(
+        "widths: CPU of the {wide} commit; all together {}",
+        step(unit, whole)
+    ));
     let unseen = tree.nodes()[0].total[side as usize] == 0;
     words.common(&all, layout, options, unseen);
     let scale = scale(tree, per_run, whole);
-    let unit = tree.unit;
+    let written = whole[0].max(whole[1]) * WRITTEN_CHANGE;
     for place in &layout.places {
         let node = &tree.nodes()[place.node as usize];
         let (own, total) = (per_run(node.own), per_run(node.total));
-        let change = (own[1] - own[0]) / scale;
-        words.colours.push(colour::of_change(change));
-        words.details.push(format!(
+        let change = own[1] - own[0];
+        let mark = match change.abs() >= written && change != 0.0 {
+            true => signed(unit, change),
+            false => String::new(),
+        };
+        let details = format!(
             "itself {}\nwith callees {}",
             step(unit, own),
             step(unit, total)
-        ));
+        );
+        let colour = colour::of_change(change / scale);
+        words.looks.push(Look { colour, mark, details });
     }
-    let (more, less) = (colour::of_change(0.7), colour::of_change(-0.7));
+    let (more, less) = (colour::of_change(1.0), colour::of_change(-1.0));
     words.legend = vec![
-        (more, "more CPU itself than in the base".to_owned()),
-        (less, "less".to_owned()),
+        (more, format!("more CPU itself, {} or more", signed(unit, scale))),
+        (colour::of_change(0.15), "a little more".to_owned()),
         (colour::of_change(0.0), "the same".to_owned()),
+        (colour::of_change(-0.15), "a little less".to_owned()),
+        (less, format!("less CPU itself, {} or more", signed(unit, -scale))),
     ];
     let other = 1 - side as usize;
     let gone: f64 = tree
@@ -157,7 +188,7 @@ impl Words {
         self.warnings = warnings
             .iter()
             .take(MAX_WARNINGS)
-            .flat_map(|sentence| wrap(sentence))
+            .flat_map(|sentence| wrap(&format!("! {sentence}"), MAX_LINE))
             .collect();
         if more > 0 {
             self.warnings.push(format!("and {more} more warnings"));
@@ -173,9 +204,10 @@ fn reason(
 ) -> Vec<String> {
     let mut lines = vec!["There is nothing to draw: no samples.".to_owned()];
     if let Some(reason) = &options.reason {
-        lines.extend(wrap(reason));
+        lines.extend(wrap(reason, MAX_REASON));
     }
-    lines.extend(warnings.iter().flat_map(|sentence| wrap(sentence)));
+    let wrapped = |sentence: &&String| wrap(sentence, MAX_REASON);
+    lines.extend(warnings.iter().flat_map(wrapped));
     if lines.len() == 1 {
         let hz = profiles.iter().map(|p| p.header.hz).max().unwrap_or(0);
         lines.push(match hz {
@@ -190,18 +222,26 @@ fn reason(
     lines
 }
 
-fn title(profiles: &[&Profile], options: &Options, default: &str) -> String {
-    if let Some(title) = &options.title {
-        return title.clone();
-    }
-    let Some(header) = profiles.first().map(|profile| &profile.header) else {
-        return default.to_owned();
+fn title(
+    profiles: &[&Profile],
+    options: &Options,
+    default: &str,
+) -> Vec<String> {
+    let title = match (&options.title, profiles.first()) {
+        (Some(title), _) => title.clone(),
+        (None, None) => default.to_owned(),
+        (None, Some(profile)) => {
+            let header = &profile.header;
+            let commit: String = header.commit.chars().take(12).collect();
+            let parts = [header.repository.as_str(), &commit, default];
+            let said: Vec<&str> =
+                parts.into_iter().filter(|part| !part.is_empty()).collect();
+            said.join(" · ")
+        }
     };
-    let commit: String = header.commit.chars().take(12).collect();
-    let parts = [header.repository.as_str(), commit.as_str(), default];
-    let said: Vec<&str> =
-        parts.into_iter().filter(|part| !part.is_empty()).collect();
-    said.join(" · ")
+    let mut lines = wrap(&title, MAX_TITLE);
+    lines.truncate(TITLE_LINES);
+    lines
 }
 
 /// The figures of one side of a comparison.
@@ -236,7 +276,7 @@ fn figures(profiles: &[&Profile]) -> String {
     }
     let header = profiles.first().map(|profile| profile.header.clone());
     let header = header.unwrap_or_default();
-    let mut parts = vec![format!("{} samples", thousands(samples))];
+    let mut parts = vec![self::samples(samples)];
     if header.hz > 0 {
         parts[0] += &format!(" at {} Hz", header.hz);
     }
@@ -261,20 +301,21 @@ fn figures(profiles: &[&Profile]) -> String {
 
 /// Each kind with its share of the CPU itself, the largest first.
 fn legend(tree: &Tree, side: usize, whole: u64) -> Vec<(Rgb, String)> {
-    let mut own = [0_u64; FrameKind::ALL.len()];
-    let mut there = [false; FrameKind::ALL.len()];
+    let mut own = [0_u64; Paint::ALL.len()];
+    let mut is_there = [false; Paint::ALL.len()];
     for node in tree.nodes().iter().skip(1) {
-        own[node.kind as usize] += node.own[side];
-        there[node.kind as usize] = true;
+        let paint = Paint::of(node.kind, tree.name(node)) as usize;
+        own[paint] = own[paint].saturating_add(node.own[side]);
+        is_there[paint] = true;
     }
-    let mut kinds: Vec<FrameKind> = FrameKind::ALL.into();
-    kinds.retain(|kind| there[*kind as usize]);
-    kinds.sort_by_key(|kind| std::cmp::Reverse(own[*kind as usize]));
-    let text = |kind: FrameKind| match own[kind as usize] {
-        0 => kind.word().to_owned(),
-        own => format!("{} {}", kind.word(), share(own, whole)),
+    let mut paints: Vec<Paint> = Paint::ALL.into();
+    paints.retain(|paint| is_there[*paint as usize]);
+    paints.sort_by_key(|paint| std::cmp::Reverse(own[*paint as usize]));
+    let text = |paint: Paint| match own[paint as usize] {
+        0 => paint.words().to_owned(),
+        own => format!("{} {}", paint.words(), share(own, whole)),
     };
-    kinds.iter().map(|kind| (colour::of_kind(*kind), text(*kind))).collect()
+    paints.iter().map(|paint| (paint.rgb(), text(*paint))).collect()
 }
 
 /// The change that has the full colour: the largest of one node, but at
@@ -293,11 +334,15 @@ fn scale(
 }
 
 fn step(unit: Unit, values: [f64; 2]) -> String {
-    let change = values[1] - values[0];
-    let sign = if change < 0.0 { "−" } else { "+" };
-    let change = amount(unit, change.abs());
+    let change = signed(unit, values[1] - values[0]);
     let (base, new) = (amount(unit, values[0]), amount(unit, values[1]));
-    format!("{base} → {new} ({sign}{change})")
+    format!("{base} → {new} ({change})")
+}
+
+/// A change with its sign.
+fn signed(unit: Unit, change: f64) -> String {
+    let sign = if change < 0.0 { "−" } else { "+" };
+    format!("{sign}{}", amount(unit, change.abs()))
 }
 
 /// An amount with its unit.
@@ -314,6 +359,13 @@ fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", part as f64 / whole.max(1) as f64 * 100.0)
 }
 
+fn samples(number: u64) -> String {
+    match number {
+        1 => "1 sample".to_owned(),
+        many => format!("{} samples", thousands(many)),
+    }
+}
+
 /// A number with commas between the thousands.
 fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -327,20 +379,24 @@ fn thousands(number: u64) -> String {
     out
 }
 
-/// A sentence in lines that fit.
-fn wrap(sentence: &str) -> Vec<String> {
+/// A text in lines of so many characters; a word that is longer is cut.
+fn wrap(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
-    for word in sentence.split_whitespace() {
+    for word in text.split_whitespace() {
+        let mut word = word.to_owned();
+        if word.chars().count() > room {
+            word = word.chars().take(room - 1).chain(['…']).collect();
+        }
         let line = lines.last_mut().expect("there is a first line");
         let both = line.chars().count() + word.chars().count();
-        if !line.is_empty() && both >= MAX_LINE {
-            lines.push(word.to_owned());
+        if !line.is_empty() && both >= room {
+            lines.push(word);
             continue;
         }
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(word);
+        line.push_str(&word);
     }
     lines
 }
