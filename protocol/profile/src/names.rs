@@ -149,9 +149,49 @@ pub fn perf_map<'a>(raw: &'a str, checkout: &str) -> Symbol<'a> {
         return Symbol { system_name: raw.into(), ..symbol }
             .at(file.to_owned(), 0);
     }
-    let kind =
-        if is_unnamed(raw) { FrameKind::Unknown } else { FrameKind::Jit };
+    if let Some(name) = java(raw) {
+        let symbol = Symbol::new(name, FrameKind::Jit);
+        return Symbol { system_name: raw.into(), ..symbol };
+    }
+    let kind = match raw {
+        // All that a JVM did not compile yet.
+        "Interpreter" => FrameKind::Interpreted,
+        raw if is_unnamed(raw) => FrameKind::Unknown,
+        _ => FrameKind::Jit,
+    };
     Symbol { system_name: raw.into(), ..Symbol::new(raw, kind) }
+}
+
+/// A method of Java as people write it, from what the JVM writes itself
+/// (`long com.foo.Bar.baz(int)`) or what agents do (`Lcom/foo/Bar;::baz`).
+fn java(raw: &str) -> Option<String> {
+    if let Some((class, method)) = raw.split_once(";::") {
+        let class = class.strip_prefix('L')?.replace('/', ".");
+        return Some(format!("{class}.{method}"));
+    }
+    let (before, arguments) = raw.split_once('(')?;
+    let (result, method) = before.split_once(' ')?;
+    let like_type = |text: &str| {
+        text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && !text.contains([' ', ':', '/', '<'])
+    };
+    // A class that was made at run time has its address behind its name.
+    let (class, address) = method.split_once("/0x").unwrap_or((method, ""));
+    let method =
+        match address.trim_start_matches(|c: char| c.is_ascii_hexdigit()) {
+            "" => class.to_owned(),
+            // `$$Lambda$14` is the fourteenth only in this run.
+            rest => {
+                let bare = class.trim_end_matches(|c: char| c.is_ascii_digit());
+                let bare = bare.strip_suffix('$').unwrap_or(class);
+                format!("{bare}{rest}")
+            }
+        };
+    (like_type(result)
+        && like_type(&method)
+        && method.contains('.')
+        && arguments.ends_with(')'))
+    .then(|| format!("{method}({arguments}"))
 }
 
 /// A name in a profile that another program made.
@@ -258,6 +298,36 @@ mod tests {
         js("Builtin:ArrayMap", "Builtin:ArrayMap", 0, Jit);
         js("py::work:/home/job/tree/a b.py", "work a b.py", 0, Interpreted);
         js("0x7f00", "0x7f00", 0, FrameKind::Unknown);
+    }
+
+    #[test]
+    fn methods_of_java_are_shown_as_people_write_them() {
+        for (raw, shown) in [
+            ("long com.foo.Bar.baz(int, long)", "com.foo.Bar.baz(int, long)"),
+            ("java.lang.String[] Bar$In.run()", "Bar$In.run()"),
+            (
+                "long Bar$$Lambda$14/0x00007fe488001450.run(int)",
+                "Bar$$Lambda.run(int)",
+            ),
+            (
+                "long Bar$$Lambda/0x0000000026040ca8.run(int)",
+                "Bar$$Lambda.run(int)",
+            ),
+            ("Lcom/foo/Bar;::baz", "com.foo.Bar.baz"),
+            ("StubRoutines (1)", "StubRoutines (1)"),
+            ("Interpreter", "Interpreter"),
+            (
+                "handle_exception Runtime1 stub",
+                "handle_exception Runtime1 stub",
+            ),
+            ("some name of (another)", "some name of (another)"),
+        ] {
+            let symbol = perf_map(raw, "");
+            assert_eq!(symbol.name, shown);
+            assert_eq!(symbol.system_name, raw);
+        }
+        let kind = perf_map("Interpreter", "").kind;
+        assert_eq!(kind, FrameKind::Interpreted);
     }
 
     #[test]

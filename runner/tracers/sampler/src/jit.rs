@@ -22,33 +22,71 @@ const LINE_MAX: usize = 4096;
 /// Pieces of code that one process may have at a time.
 const PIECES_MAX: usize = 400_000;
 
+/// What Python writes before the name of a function, of which it makes no
+/// code, but a trampoline to its interpreter.
+const TRAMPOLINE: &str = "py::";
+
+/// One piece of code.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    end: u64,
+    name: Word,
+    is_trampoline: bool,
+}
+
 /// Code that was made, by address.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Made {
-    pieces: Rc<BTreeMap<u64, (u64, Word)>>,
+    pieces: Rc<BTreeMap<u64, Piece>>,
 }
 
 impl Made {
-    /// The name of the code at an address.
-    pub(crate) fn name(&self, address: u64) -> Option<Word> {
-        let (_, (end, name)) = self.pieces.range(..=address).next_back()?;
-        (address < *end).then_some(*name)
+    fn piece(&self, address: u64) -> Option<Piece> {
+        let (_, piece) = self.pieces.range(..=address).next_back()?;
+        (address < piece.end).then_some(*piece)
     }
 
-    fn put(&mut self, start: u64, length: u64, name: Word) {
-        let Some(end) = start.checked_add(length) else { return };
+    /// The name of the code at an address.
+    pub(crate) fn name(&self, address: u64) -> Option<Word> {
+        self.piece(address).map(|piece| piece.name)
+    }
+
+    /// Whether the code there only calls an interpreter, and keeps no frame
+    /// of its own.
+    pub(crate) fn is_trampoline(&self, address: u64) -> bool {
+        self.piece(address).is_some_and(|piece| piece.is_trampoline)
+    }
+
+    /// Whether nothing was named.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Puts all that is known in another one on top.
+    pub(crate) fn overlay(&mut self, newer: &Made) {
+        if self.is_empty() {
+            *self = newer.clone();
+            return;
+        }
+        for (start, piece) in newer.pieces.iter() {
+            self.put(*start, *piece);
+        }
+    }
+
+    fn put(&mut self, start: u64, piece: Piece) {
+        let end = piece.end;
         let pieces = Rc::make_mut(&mut self.pieces);
         // A new piece takes the place of all that it touches.
         let before = pieces.range(..start).next_back();
-        let before = before.filter(|(_, (end, _))| *end > start);
+        let before = before.filter(|(_, old)| old.end > start);
         let before = before.map(|(start, _)| *start);
         let inside: Vec<u64> =
             pieces.range(start..end).map(|(start, _)| *start).collect();
         for at in before.into_iter().chain(inside) {
             pieces.remove(&at);
         }
-        if pieces.len() < PIECES_MAX && length > 0 {
-            pieces.insert(start, (end, name));
+        if pieces.len() < PIECES_MAX && end > start {
+            pieces.insert(start, piece);
         }
     }
 }
@@ -99,9 +137,12 @@ impl GrowingMap {
             if piece.last() == Some(&b'\n') {
                 let line = std::mem::take(&mut self.rest);
                 if let Some((start, length, name)) = parse(&line)
-                    && let Some(name) = words.put(&name)
+                    && let Some(end) = start.checked_add(length)
                 {
-                    made.put(start, length, name);
+                    let is_trampoline = name.starts_with(TRAMPOLINE);
+                    if let Some(name) = words.put(&name) {
+                        made.put(start, Piece { end, name, is_trampoline });
+                    }
                 }
             }
         }

@@ -68,10 +68,12 @@ impl Names {
     /// Sets new limits.
     pub(crate) fn set_budget(&mut self, budget: Budget) {
         self.budget = budget;
-        // What there was no time for is tried again.
+        // What there was no time for is tried again, as is what a runtime
+        // may have named since.
         if std::mem::take(&mut self.hurried) {
             self.known.clear();
         }
+        self.known.retain(|frame, _| !matches!(frame, Frame::Late(..)));
     }
 
     /// Whether names were left out for want of time.
@@ -105,9 +107,12 @@ impl Names {
             }
             Frame::Cut => vec![nameless("[stack cut]", "")],
             Frame::Nameless => vec![nameless("[unnamed code]", "")],
-            Frame::Made(name) => {
-                let raw = bounded(processes.words.get(name));
-                vec![owned(perf_map(&raw, &self.checkout.to_string_lossy()))]
+            Frame::Made(name) => vec![self.made(processes.words.get(name))],
+            Frame::Late(life, address) => {
+                match processes.late_name(life, address) {
+                    Some(name) => vec![self.made(name)],
+                    None => vec![nameless("[unnamed code]", "")],
+                }
             }
             Frame::Opaque(object) => {
                 let module = module(object, processes);
@@ -118,6 +123,11 @@ impl Names {
             }
             Frame::Kernel(address) => vec![self.kernel(address)],
         }
+    }
+
+    fn made(&self, name: &str) -> Symbol<'static> {
+        let checkout = self.checkout.to_string_lossy();
+        owned(perf_map(&bounded(name), &checkout))
     }
 
     fn code(

@@ -4,18 +4,20 @@
 //! Pids here are the zone's. What happened before sampling began is read
 //! from the zone's /proc once, when a process is first met.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
+mod runtime;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::rc::Rc;
 
 use crate::arch::Registers;
-use crate::jit::{GrowingMap, Made};
 use crate::maps;
 use crate::objects::{ObjectId, Objects};
 use crate::perf::record::{Mapped, Record, Sample};
-use crate::space::{Cache, Place, Space};
+use crate::space::{Cache, Place, Space, Unwound};
 use crate::words::{Word, Words};
 use crate::zone::ZoneFiles;
+use runtime::{Life, Lives, Runtime};
 
 /// How long an ended process is remembered: records of other processors may
 /// come later than its end. Nanoseconds.
@@ -40,17 +42,30 @@ pub(crate) enum Frame {
     Opaque(ObjectId),
     /// Code that a runtime made and named.
     Made(Word),
+    /// Code that a runtime made, and may name when it ends.
+    Late(Life, u64),
     /// Code that nobody named.
     Nameless,
     /// The kernel.
     Kernel(u64),
 }
 
-#[derive(Clone)]
 struct Process {
     name: Word,
     space: Rc<Space>,
-    made: Made,
+    runtime: Runtime,
+}
+
+impl Process {
+    fn new(name: Word) -> Process {
+        let (space, runtime) = (Rc::default(), Runtime::default());
+        Process { name, space, runtime }
+    }
+
+    fn forked(&self, pid: u32) -> Process {
+        let (name, space) = (self.name, self.space.clone());
+        Process { name, space, runtime: self.runtime.forked(pid) }
+    }
 }
 
 /// Whether a process has no pid in the zone.
@@ -62,9 +77,8 @@ pub(crate) fn is_stranger(pid: u32) -> bool {
 pub(crate) struct Processes {
     all: HashMap<u32, Process>,
     ended: VecDeque<(u64, u32)>,
-    growing: HashMap<u32, GrowingMap>,
-    /// Those whose map was looked for in vain in this round.
-    mapless: HashSet<u32>,
+    lives: Lives,
+    round: u64,
     vdso: Option<ObjectId>,
     cache: Cache,
     /// Every file with code.
@@ -88,8 +102,8 @@ impl Processes {
         Processes {
             all: HashMap::new(),
             ended: VecDeque::new(),
-            growing: HashMap::new(),
-            mapless: HashSet::new(),
+            lives: Lives::default(),
+            round: 0,
             vdso,
             cache: Cache::new(),
             objects,
@@ -102,12 +116,9 @@ impl Processes {
     /// Reads what runtimes have named since the last round. To be done
     /// after the records were taken and before they are looked at.
     pub(crate) fn begin_round(&mut self) {
-        self.mapless.clear();
-        for (pid, map) in &mut self.growing {
-            if let Some(process) = self.all.get_mut(pid) {
-                // A map that cannot be read any more says nothing new.
-                let _ = map.look(&mut process.made, &mut self.words);
-            }
+        self.round += 1;
+        for process in self.all.values_mut() {
+            process.runtime.look(&mut self.words);
         }
     }
 
@@ -118,34 +129,25 @@ impl Processes {
         record: &Record<'_>,
         files: &ZoneFiles,
     ) {
-        self.forget_ended(time);
+        self.forget_ended(time, files);
         match record {
             Record::Forked { pid, parent } if pid != parent => {
                 let child = if is_stranger(*parent) {
                     // On its way in: it carries the job until its exec.
-                    Process {
-                        name: self.carriers[0],
-                        space: Rc::default(),
-                        made: Made::default(),
-                    }
+                    Process::new(self.carriers[0])
                 } else {
-                    self.meet(*parent, files).clone()
+                    self.meet(*parent, files).forked(*parent)
                 };
-                self.growing.remove(pid);
+                self.settle(*pid, files);
                 if self.all.len() < PROCESSES_MAX {
                     self.all.insert(*pid, child);
                 }
             }
             Record::Named { pid, exec: true, name, .. } => {
                 let name = self.words.put(name).unwrap_or(self.unnamed);
-                self.growing.remove(pid);
+                self.settle(*pid, files);
                 if self.all.len() < PROCESSES_MAX {
-                    let fresh = Process {
-                        name,
-                        space: Rc::default(),
-                        made: Made::default(),
-                    };
-                    self.all.insert(*pid, fresh);
+                    self.all.insert(*pid, Process::new(name));
                 }
             }
             Record::Mapped(mapped) => {
@@ -160,20 +162,47 @@ impl Processes {
                 }
             }
             Record::Exited { pid, tid } if pid == tid => {
+                self.settle(*pid, files);
                 self.ended.push_back((time, *pid));
             }
             _ => {}
         }
     }
 
-    fn forget_ended(&mut self, now: u64) {
+    fn forget_ended(&mut self, now: u64, files: &ZoneFiles) {
         while let Some((time, pid)) = self.ended.front().copied()
             && time + LINGER < now
         {
             self.ended.pop_front();
+            self.settle(pid, files);
             self.all.remove(&pid);
-            self.growing.remove(&pid);
         }
+    }
+
+    fn settle(&mut self, pid: u32, files: &ZoneFiles) {
+        if let Some(process) = self.all.get_mut(&pid) {
+            process.runtime.settle(
+                pid,
+                files,
+                &mut self.words,
+                &mut self.lives,
+            );
+        }
+    }
+
+    /// Asks for the last time for names that were missing. To be done after
+    /// the last round.
+    pub(crate) fn settle_all(&mut self, files: &ZoneFiles) {
+        let pids: Vec<u32> = self.all.keys().copied().collect();
+        for pid in pids {
+            self.settle(pid, files);
+        }
+    }
+
+    /// What became known of an address that had no name in its time.
+    pub(crate) fn late_name(&self, life: Life, address: u64) -> Option<&str> {
+        let word = self.lives.name(life, address)?;
+        Some(self.words.get(word))
     }
 
     /// A process; looked up in the zone if it is new to us.
@@ -198,7 +227,7 @@ impl Processes {
             let object = self.object(&mapped, files);
             space.map(&mapped, object, &mut self.objects);
         }
-        Process { name, space: Rc::new(space), made: Made::default() }
+        Process { space: Rc::new(space), ..Process::new(name) }
     }
 
     fn object(
@@ -257,51 +286,67 @@ impl Processes {
         stack: &[u8],
         files: &ZoneFiles,
     ) -> Vec<Frame> {
-        let Some(process) = self.all.get_mut(&pid) else { return Vec::new() };
-        let unwound = Rc::make_mut(&mut process.space).unwind(
-            registers,
-            stack,
-            &mut self.cache,
-            &mut self.objects,
-        );
+        let mut unwound = self.unwind(pid, registers, stack);
+        // What is known of made code says how to go on from it.
+        let leaves_files = unwound.addresses.iter().any(|address| {
+            let process = self.all.get(&pid);
+            process.is_some_and(|one| {
+                one.space.place(*address, &self.objects) == Place::Made
+            })
+        });
+        if leaves_files && self.find_map(pid, files) {
+            unwound = self.unwind(pid, registers, stack);
+        }
         let mut frames = Vec::with_capacity(unwound.addresses.len() + 2);
         frames.extend(unwound.cut.then_some(Frame::Cut));
         for address in unwound.addresses.iter().rev() {
-            frames.push(self.frame(pid, *address, files));
+            frames.push(self.frame(pid, *address));
         }
         frames
     }
 
-    fn frame(&mut self, pid: u32, address: u64, files: &ZoneFiles) -> Frame {
-        let Some(process) = self.all.get(&pid) else { return Frame::Nameless };
+    fn unwind(
+        &mut self,
+        pid: u32,
+        registers: &Registers,
+        stack: &[u8],
+    ) -> Unwound {
+        let Some(process) = self.all.get_mut(&pid) else {
+            return Unwound::default();
+        };
+        Rc::make_mut(&mut process.space).unwind(
+            registers,
+            stack,
+            |address| process.runtime.is_trampoline(address),
+            &mut self.cache,
+            &mut self.objects,
+        )
+    }
+
+    fn frame(&mut self, pid: u32, address: u64) -> Frame {
+        let Some(process) = self.all.get_mut(&pid) else {
+            return Frame::Nameless;
+        };
         match process.space.place(address, &self.objects) {
             Place::Stated(object, stated) => Frame::Code(object, stated),
             Place::Opaque(object) => Frame::Opaque(object),
-            Place::Made => {
-                self.find_map(pid, files);
-                let made = self.all.get(&pid).map(|process| &process.made);
-                made.and_then(|made| made.name(address))
-                    .map_or(Frame::Nameless, Frame::Made)
-            }
+            Place::Made => match process.runtime.name(address) {
+                Some(name) => Frame::Made(name),
+                None => process
+                    .runtime
+                    .life(&mut self.lives)
+                    .map_or(Frame::Nameless, |life| Frame::Late(life, address)),
+            },
         }
     }
 
-    /// Looks for the map of a process that makes code, once a round.
-    fn find_map(&mut self, pid: u32, files: &ZoneFiles) {
-        if self.growing.contains_key(&pid) || !self.mapless.insert(pid) {
-            return;
-        }
-        let inner = files.innermost_pid(pid).unwrap_or(pid);
-        let path = PathBuf::from(format!("/tmp/perf-{inner}.map"));
-        let Ok(file) = files.open_as(pid, &path).or_else(|_| files.open(&path))
-        else {
-            return;
-        };
-        let mut map = GrowingMap::new(file);
-        if let Some(process) = self.all.get_mut(&pid) {
-            let _ = map.look(&mut process.made, &mut self.words);
-            self.growing.insert(pid, map);
-        }
+    /// Looks for the map of a process that makes code, once a round; says
+    /// whether there is news.
+    fn find_map(&mut self, pid: u32, files: &ZoneFiles) -> bool {
+        let (round, words) = (self.round, &mut self.words);
+        self.all.get_mut(&pid).is_some_and(|process| {
+            process.runtime.find(pid, round, files, words)
+        })
     }
 
     /// How the zone calls a file.

@@ -160,6 +160,9 @@ impl Recorder {
         while self.recent.front().is_some_and(|(time, _)| *time < edge) {
             self.recent.pop_front();
         }
+        if last {
+            self.processes.settle_all(&self.files);
+        }
     }
 
     fn keep(&mut self, raw: &Raw) {

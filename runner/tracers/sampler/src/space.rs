@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use framehop::{
-    CacheNative, MayAllocateDuringUnwind, Module, Unwinder as _, UnwinderNative,
+    CacheNative, FrameAddress, MayAllocateDuringUnwind, Module, Unwinder as _,
+    UnwinderNative,
 };
 use std::sync::Arc;
 
-use crate::arch::Registers;
+use crate::arch::{self, Registers};
 use crate::objects::{ObjectId, Objects};
 use crate::perf::record::Mapped;
 
@@ -121,10 +122,13 @@ impl Space {
     }
 
     /// Unwinds a stack that was copied from the stack pointer on.
+    /// `trampoline` says which addresses are in code that has no tables and
+    /// keeps no frame pointer, but is known.
     pub(crate) fn unwind(
         &mut self,
         registers: &Registers,
         stack: &[u8],
+        trampoline: impl Fn(u64) -> bool,
         cache: &mut Cache,
         objects: &mut Objects,
     ) -> Unwound {
@@ -138,7 +142,7 @@ impl Space {
         let Some(unwinder) = &self.unwinder else {
             return Unwound::default();
         };
-        let bottom = registers.sp;
+        let (bottom, ip) = (registers.sp, registers.ip);
         let mut outside = false;
         let mut read = |address: u64| {
             let at = address.checked_sub(bottom).ok_or(())?;
@@ -147,20 +151,23 @@ impl Space {
             outside |= word.is_none();
             word.map(|word| u64::from_le_bytes(*word)).ok_or(())
         };
-        let mut frames = unwinder.iter_frames(
-            registers.ip,
-            registers.unwinding(),
-            cache,
-            &mut read,
-        );
+        let mut registers = registers.unwinding();
+        let mut at = FrameAddress::from_instruction_pointer(ip);
         let mut unwound = Unwound::default();
         while unwound.addresses.len() < FRAMES_MAX {
-            match frames.next() {
-                Ok(Some(frame)) => {
-                    unwound.addresses.push(frame.address_for_lookup());
-                }
+            let address = at.address_for_lookup();
+            unwound.addresses.push(address);
+            let next = if at.is_return_address() && trampoline(address) {
+                arch::leave_trampoline(&mut registers, &mut read)
+            } else {
                 // An error at the end of a whole stack is usual.
-                Ok(None) | Err(_) => {
+                unwinder
+                    .unwind_frame(at, &mut registers, cache, &mut read)
+                    .unwrap_or(None)
+            };
+            match next.and_then(FrameAddress::from_return_address) {
+                Some(next) => at = next,
+                None => {
                     unwound.cut = outside;
                     return unwound;
                 }
@@ -237,12 +244,19 @@ mod tests {
         let mut objects = Objects::new();
         let mut space = Space::default();
         let stack: Vec<u8> = (0..8192_u32).map(|n| (n * 7) as u8).collect();
-        let count = crate::arch::REGISTERS.count_ones() as usize;
+        let count = arch::REGISTERS.count_ones() as usize;
         let values = vec![0x7fff_0000_u64; count];
         let registers = Registers::from_perf(&values).unwrap();
-        let found =
-            space.unwind(&registers, &stack, &mut Cache::new(), &mut objects);
-        assert!(found.addresses.len() <= FRAMES_MAX);
-        assert!(!found.addresses.is_empty());
+        for trampolines in [false, true] {
+            let found = space.unwind(
+                &registers,
+                &stack,
+                |_| trampolines,
+                &mut Cache::new(),
+                &mut objects,
+            );
+            assert!(found.addresses.len() <= FRAMES_MAX);
+            assert!(!found.addresses.is_empty());
+        }
     }
 }

@@ -38,3 +38,18 @@ impl Registers {
         UnwindRegsAarch64::new(self.lr, self.sp, self.fp)
     }
 }
+
+/// Goes from a trampoline of Python to its caller; gives the address there.
+///
+/// The trampoline keeps a frame as the processor's convention has it.
+pub(crate) fn leave_trampoline(
+    registers: &mut UnwindRegsAarch64,
+    read: &mut impl FnMut(u64) -> Result<u64, ()>,
+) -> Option<u64> {
+    let frame = registers.fp();
+    let caller = read(frame.checked_add(8)?).ok()?;
+    registers.set_fp(read(frame).ok()?);
+    registers.set_sp(frame.checked_add(16)?);
+    registers.set_lr(caller);
+    Some(registers.lr_mask().strip_ptr_auth(caller))
+}

@@ -36,3 +36,21 @@ impl Registers {
         UnwindRegsX86_64::new(self.ip, self.sp, self.bp)
     }
 }
+
+/// Goes from a trampoline of Python to its caller; gives the address there.
+///
+/// The trampoline's code is `sub $8, %rsp; call *%rcx; add $8, %rsp; ret`, in
+/// later versions with a frame pointer in place of the eight bytes.
+pub(crate) fn leave_trampoline(
+    registers: &mut UnwindRegsX86_64,
+    read: &mut impl FnMut(u64) -> Result<u64, ()>,
+) -> Option<u64> {
+    let sp = registers.sp();
+    let caller = read(sp.checked_add(8)?).ok()?;
+    if registers.bp() == sp {
+        registers.set_bp(read(sp).ok()?);
+    }
+    registers.set_sp(sp.checked_add(16)?);
+    registers.set_ip(caller);
+    Some(caller)
+}

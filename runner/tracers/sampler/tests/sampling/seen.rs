@@ -87,6 +87,11 @@ impl Seen {
         names
     }
 
+    /// Each stack with its count, for whoever reads why a test failed.
+    pub(crate) fn folded(&self) -> String {
+        ntrace_profile::folded::write(&self.profile)
+    }
+
     /// The raw names that are kept beside a name, sorted.
     pub(crate) fn raw(&self, name: &str) -> Vec<String> {
         let mut found = Vec::new();
