@@ -175,3 +175,86 @@ fn open(seer: u32, writer: u32, files: &ZoneFiles) -> Option<GrowingMap> {
         .ok()
         .map(GrowingMap::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The map of a process that cannot be: gone with this value.
+    struct MapOf(u32);
+
+    impl MapOf {
+        fn new(pid: u32, text: &str) -> MapOf {
+            std::fs::write(MapOf::path(pid), text).unwrap();
+            MapOf(pid)
+        }
+
+        fn path(pid: u32) -> String {
+            format!("/tmp/perf-{pid}.map")
+        }
+    }
+
+    impl Drop for MapOf {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(MapOf::path(self.0));
+        }
+    }
+
+    fn here() -> ZoneFiles {
+        ZoneFiles::hold(std::process::id() as i32).unwrap()
+    }
+
+    /// Pids above all that the kernel gives, of one test alone.
+    fn pids(of_test: u32) -> (u32, u32) {
+        let first = 1_000_000_000 + 8 * std::process::id() + 2 * of_test;
+        (first, first + 1)
+    }
+
+    #[test]
+    fn a_child_runs_what_its_parent_named_and_what_it_named_itself() {
+        let (files, mut words) = (here(), Words::default());
+        let (parent, child) = pids(0);
+        let _parent = MapOf::new(parent, "1000 10 py::old:x\n2000 10 both\n");
+        // Forked before anybody wanted to know a name of the parent.
+        let first = Runtime::default();
+        let mut second = first.forked(parent);
+        assert!(second.find(child, 1, &files, &mut words));
+        let text = |word: Option<Word>, words: &Words| {
+            word.map(|word| words.get(word).to_owned())
+        };
+        let old = Some("py::old:x".to_owned());
+        assert_eq!(text(second.name(0x1000), &words), old);
+        assert!(second.is_trampoline(0x1001) && !second.is_trampoline(0x2001));
+        let _child = MapOf::new(child, "2000 10 own\n");
+        assert!(!second.find(child, 1, &files, &mut words), "once a round");
+        assert!(second.find(child, 2, &files, &mut words));
+        let own = Some("own".to_owned());
+        assert_eq!(text(second.name(0x2000), &words), own);
+        assert_eq!(text(second.name(0x1000), &words), old);
+        // And so on for a child of the child.
+        let third = second.forked(child);
+        assert_eq!(text(third.name(0x2000), &words), own);
+        assert_eq!(text(third.name(0x1000), &words), old);
+    }
+
+    #[test]
+    fn a_name_that_comes_last_is_known_of_its_life_alone() {
+        let (files, mut words) = (here(), Words::default());
+        let (pid, _) = pids(1);
+        let mut lives = Lives::default();
+        let mut runtime = Runtime::default();
+        assert!(!runtime.find(pid, 1, &files, &mut words));
+        let life = runtime.life(&mut lives).unwrap();
+        let other = Runtime::default().life(&mut lives).unwrap();
+        assert_eq!(lives.name(life, 0x1000), None);
+        let _map = MapOf::new(pid, "1000 10 said at the end\n");
+        runtime.settle(pid, &files, &mut words, &mut lives);
+        let found = lives.name(life, 0x1000);
+        assert_eq!(found.map(|word| words.get(word)), Some("said at the end"));
+        assert_eq!(lives.name(other, 0x1000), None);
+        // With a map from the start, what it does not say has no name.
+        let mut early = Runtime::default();
+        assert!(early.find(pid, 1, &files, &mut words));
+        assert_eq!(early.life(&mut lives), None);
+    }
+}

@@ -163,8 +163,8 @@ fn python(python: &Python, more: &[&str]) -> Seen {
 #[test]
 fn python_is_split_with_its_names() {
     let all = pythons();
-    for one in &all {
-        python(one, &[]);
+    if let [oldest, .., _] = &*all {
+        python(oldest, &[]);
     }
     match all.last() {
         Some(newest) => drop(python(newest, &["fork"])),
