@@ -133,25 +133,38 @@ need_global_zone() {
 
 gate_dir() { printf '%s' "$prefix/opt/custom/ntrace"; }
 
-# Lets the gate through to a VM, with the snapshot it may be rolled back to.
+# The list of VMs without one of them. Not with grep: what it takes for an
+# alternative differs from system to system.
+other_workers() { awk '$1 != uuid' uuid="$1" "$(gate_dir)/workers"; }
+
+# The snapshots that are listed for a VM.
+listed_snapshots() {
+    local one rest
+    while read -r one rest || [ -n "$one" ]; do
+        if [ "$one" = "$1" ]; then printf '%s' "${rest%%#*}"; fi
+    done <"$(gate_dir)/workers"
+}
+
+# Lets the gate through to a VM, with the snapshot it may be rolled back to;
+# where none is named, with what was listed before, else with `clean`.
 list_worker() {
-    local file
+    local file snapshots=$2
+    local others="# VMs that the runner may drive: uuid, snapshots"
     file=$(gate_dir)/workers
-    {
-        if [ -f "$file" ]; then
-            grep -v "^$1\([[:space:]]\|\$\)" "$file" || :
-        else
-            echo "# VMs that the runner may drive: uuid, snapshots"
-        fi
-        echo "$1 $2"
-    } | put "$file" 0644
+    if [ -f "$file" ]; then
+        others=$(other_workers "$1") || fail "cannot read $file"
+        if [ -z "$snapshots" ]; then snapshots=$(listed_snapshots "$1"); fi
+    fi
+    printf '%s\n' ${others:+"$others"} "$1 ${snapshots:-clean}" |
+        put "$file" 0644
 }
 
 unlist_worker() {
-    local file
+    local file others
     file=$(gate_dir)/workers
     [ -f "$file" ] || return 0
-    { grep -v "^$1\([[:space:]]\|\$\)" "$file" || :; } | put "$file" 0644
+    others=$(other_workers "$1") || fail "cannot read $file"
+    printf '%s' "${others:+"$others"$'\n'}" | put "$file" 0644
 }
 
 # ---- VMs ------------------------------------------------------------------
@@ -171,7 +184,7 @@ vm_state() { vmadm list -p -H -o state "uuid=$1"; }
 # Whether the VM has a snapshot of this name.
 has_snapshot() {
     vmadm get "$1" | sed -n '/"snapshots"/,/\]/p' |
-        grep "\"name\": \"$2\"" >/dev/null
+        grep "\"name\": \"${2//./\\.}\"" >/dev/null
 }
 
 # Whether these scripts made it, as this kind.

@@ -91,6 +91,9 @@ fn the_list_of_vms_is_kept_without_doubles() {
     let list = host.read("gz/opt/custom/ntrace/workers");
     let lines: Vec<&str> = list.lines().skip(1).collect();
     assert_eq!(lines, [format!("{OTHER} clean"), format!("{WORKER} a:b")]);
+    // Listed again, as make-runner does: it keeps its snapshot.
+    host.must("setup-gz", &["--worker", WORKER]);
+    assert_eq!(host.read("gz/opt/custom/ntrace/workers"), list);
     host.must("setup-gz", &["--forget", OTHER]);
     let list = host.read("gz/opt/custom/ntrace/workers");
     assert!(!list.contains(OTHER) && list.contains(WORKER), "{list}");
