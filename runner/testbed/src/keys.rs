@@ -41,6 +41,10 @@ pub(crate) fn authorized(user_key: &Path, login: &Login) -> String {
     match login {
         Login::Denied => String::new(),
         Login::Free => format!("{key}\n"),
+        Login::Limited(options) => {
+            assert!(!options.contains('\n'), "options are one line");
+            format!("{options} {key}\n")
+        }
         Login::Forced(command) => {
             assert!(!command.contains('\n'), "a forced command is one line");
             let command = command.replace('"', "\\\"");

@@ -8,6 +8,8 @@ pub enum Login {
     /// Only this shell line, which finds what was asked for in
     /// `SSH_ORIGINAL_COMMAND`: `restrict,command="..."`.
     Forced(String),
+    /// As these options of `authorized_keys` say.
+    Limited(String),
     /// Nothing: the key is not in `authorized_keys`.
     Denied,
 }
@@ -31,6 +33,13 @@ impl Options {
     #[must_use]
     pub fn forced(command: &str) -> Self {
         Self { login: Login::Forced(command.to_owned()), ..Self::free() }
+    }
+
+    /// A server whose key may do what these options of `authorized_keys`
+    /// say. They must hold no line break.
+    #[must_use]
+    pub fn limited(options: &str) -> Self {
+        Self { login: Login::Limited(options.to_owned()), ..Self::free() }
     }
 
     /// One more line of `sshd_config`, such as `MaxSessions 2`. The first
