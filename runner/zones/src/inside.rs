@@ -207,16 +207,14 @@ impl Inside {
     ///
     /// # Errors
     /// When the stream breaks, or the zone cannot unpack it.
-    pub async fn unpack<R>(
+    pub async fn unpack(
         &self,
         user: &UserName,
         dir: &Directory,
-        tar: R,
+        tar: impl AsyncRead + Send + Unpin + 'static,
         deadline: Instant,
-    ) -> Result<(), InsideError>
-    where
-        R: AsyncRead + Send + Unpin + 'static,
-    {
+    ) -> Result<(), InsideError> {
+        let tar = Box::new(tar);
         self.unpack_in(user, dir, Found::Used, tar, deadline).await
     }
 
@@ -225,37 +223,31 @@ impl Inside {
     ///
     /// # Errors
     /// Also when `dir` is there.
-    pub async fn unpack_first<R>(
+    pub async fn unpack_first(
         &self,
         user: &UserName,
         dir: &Directory,
-        tar: R,
+        tar: impl AsyncRead + Send + Unpin + 'static,
         deadline: Instant,
-    ) -> Result<(), InsideError>
-    where
-        R: AsyncRead + Send + Unpin + 'static,
-    {
+    ) -> Result<(), InsideError> {
+        let tar = Box::new(tar);
         self.unpack_in(user, dir, Found::Refused, tar, deadline).await
     }
 
-    async fn unpack_in<R>(
+    async fn unpack_in(
         &self,
         user: &UserName,
         dir: &Directory,
         found: Found,
-        tar: R,
+        tar: Body,
         deadline: Instant,
-    ) -> Result<(), InsideError>
-    where
-        R: AsyncRead + Send + Unpin + 'static,
-    {
+    ) -> Result<(), InsideError> {
         let nonce = Nonce::new();
         let call = match &self.kind {
             Kind::Native => native::unpack(&nonce, user, dir, found),
             Kind::Shell { .. } => shell::unpack(&nonce, user, dir, found),
         };
-        let body: Body = Box::new(tar);
-        let run = self.start(call, nonce, Some(body), deadline);
+        let run = self.start(call, nonce, Some(tar), deadline);
         let (outcome, _, err) = captured(run, KEEP).await;
         judge("unpack files", outcome, &err).map(drop)
     }
