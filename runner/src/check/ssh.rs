@@ -55,7 +55,7 @@ const TABLE: &[(&[&str], Trouble)] = &[
         ],
         Trouble::Late,
     ),
-    (&["os error 2", "not found"], Trouble::NoProgram),
+    (&["(os error 2)", "not found"], Trouble::NoProgram),
 ];
 
 fn meaning(said: &str) -> Trouble {
