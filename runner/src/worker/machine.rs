@@ -48,6 +48,8 @@ pub(super) struct Machine {
     state: WorkerState,
     since: Timestamp,
     reason: Option<String>,
+    /// What a stage that takes long waits for. Gone with the next move.
+    waits: Option<String>,
     occupant: Option<(JobId, RunId)>,
     resets: Resets,
     reset_began: Option<Timestamp>,
@@ -64,6 +66,7 @@ impl Machine {
             state: WorkerState::Dirty,
             since: now,
             reason: None,
+            waits: None,
             occupant: None,
             resets: Resets::default(),
             reset_began: None,
@@ -82,9 +85,14 @@ impl Machine {
         self.since
     }
 
-    /// Why.
-    pub(super) fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+    /// Why; and what takes so long, if it does.
+    pub(super) fn reason(&self) -> Option<String> {
+        match (&self.waits, &self.reason) {
+            (Some(now), Some(before)) => {
+                Some(format!("{now}; before that, {before}"))
+            }
+            (one, other) => one.as_ref().or(other.as_ref()).cloned(),
+        }
     }
 
     /// The job in it.
@@ -119,12 +127,21 @@ impl Machine {
         }
         self.state = next;
         self.since = now;
+        self.waits = None;
         true
     }
 
     /// Says why it is where it is.
     pub(super) fn explain(&mut self, sentence: impl Into<String>) {
         self.reason = Some(sentence.into());
+    }
+
+    /// It has been where it is for long; says what it waits for.
+    pub(super) fn linger(&mut self, now: Timestamp, what: Option<String>) {
+        let state = self.state;
+        let seconds = now.ms_since(self.since) / 1000;
+        let what = what.map_or_else(String::new, |what| format!("; {what}"));
+        self.waits = Some(format!("{state} for {seconds} s{what}"));
     }
 
     /// A job moves in.
@@ -207,8 +224,25 @@ mod tests {
             ]
         );
         assert_eq!(machine.state(), WorkerState::Defunct);
-        assert_eq!(machine.reason(), Some("halting: no"));
+        assert_eq!(machine.reason().as_deref(), Some("halting: no"));
         assert_eq!(machine.resets().failed, 3);
+    }
+
+    #[test]
+    fn a_long_stage_says_what_it_waits_for_and_the_next_move_forgets() {
+        let mut machine = Machine::new(NOW);
+        machine.apply(NOW, WorkerEvent::Reset);
+        let later = Timestamp(NOW.0 + 40_900);
+        machine.linger(later, Some("`vmadm stop` has not ended".to_owned()));
+        let waits = "halting for 40 s; `vmadm stop` has not ended";
+        assert_eq!(machine.reason().as_deref(), Some(waits));
+        machine.stage_failed(later, failing());
+        assert_eq!(machine.reason().as_deref(), Some("halting: no"));
+        machine.linger(later, None);
+        let both = "halting for 0 s; before that, halting: no";
+        assert_eq!(machine.reason().as_deref(), Some(both));
+        machine.apply(later, WorkerEvent::Halted);
+        assert_eq!(machine.reason().as_deref(), Some("halting: no"));
     }
 
     #[test]

@@ -13,7 +13,9 @@ use ntrace_protocol::{Reason, Timestamp};
 use ntrace_zones::{Boot, Driver, Inside, Remedy, SnapshotName, Worker};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{
+    Instant, MissedTickBehavior, interval_at, sleep, sleep_until,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,6 +29,9 @@ const HALT: Duration = Duration::from_secs(120);
 const ROLL_BACK: Duration = Duration::from_secs(600);
 const BOOT: Duration = Duration::from_secs(300);
 const PROBE: Duration = Duration::from_secs(300);
+
+/// A stage that takes longer says what it waits for, again and again.
+const LONG: Duration = Duration::from_secs(5);
 
 /// Runs whose end is still being told while the worker goes on; with more,
 /// it waits.
@@ -143,7 +148,7 @@ impl Life {
             uuid: self.task.enrolled.uuid,
             runner: None,
             state: self.machine.state(),
-            reason: self.machine.reason().map(str::to_owned),
+            reason: self.machine.reason(),
             since: self.machine.since(),
             job: occupant.map(|(job, _)| job),
             run_id: occupant.map(|(_, run)| run),
@@ -169,7 +174,11 @@ impl Life {
         let deadline = Instant::now() + TAKE;
         let uuid = self.task.enrolled.uuid;
         self.apply_reset();
-        let Some(worker) = self.task.driver.take(uuid, deadline).await else {
+        let driver = self.task.driver.clone();
+        let taken = self.watch(driver.take(uuid, deadline), || {
+            Some("other hands of this runner have it".to_owned())
+        });
+        let Some(worker) = taken.await else {
             self.fail("other hands of this runner have it".into(), false).await;
             return None;
         };
@@ -194,21 +203,24 @@ impl Life {
             self.task.enrolled.snapshot.parse().map_err(|error| {
                 StageFailure { sentence: job::chain(&error), is_lasting: true }
             })?;
-        worker.halt(Instant::now() + HALT).await.map_err(lasting)?;
+        let waits_for = || worker.waits_for();
+        let halting = worker.halt(Instant::now() + HALT);
+        self.watch(halting, waits_for).await.map_err(lasting)?;
         self.apply(WorkerEvent::Halted);
         let deadline = Instant::now() + ROLL_BACK;
-        let rolled =
-            worker.roll_back(&snapshot, deadline).await.map_err(lasting)?;
+        let rolling = worker.roll_back(&snapshot, deadline);
+        let rolled = self.watch(rolling, waits_for).await.map_err(lasting)?;
         self.apply(WorkerEvent::RolledBack);
         let deadline = Instant::now() + BOOT;
-        let boot = worker
-            .ensure_booted(rolled.before.as_ref(), deadline)
-            .await
-            .map_err(lasting)?;
+        let booting = worker.ensure_booted(rolled.before.as_ref(), deadline);
+        let boot = self.watch(booting, waits_for).await.map_err(lasting)?;
         self.apply(WorkerEvent::Booted);
         let deadline = Instant::now() + PROBE;
-        let inside = worker.probe(deadline).await.map_err(|error| {
-            StageFailure { sentence: job::chain(&error), is_lasting: false }
+        let probing = worker.probe(deadline);
+        let probed = self.watch(probing, waits_for).await;
+        let inside = probed.map_err(|error| StageFailure {
+            sentence: job::chain(&error),
+            is_lasting: false,
         })?;
         let vm = worker
             .verify_untouched(&boot, Instant::now() + LOOK)
@@ -222,6 +234,27 @@ impl Life {
         }
         self.apply(WorkerEvent::Probed);
         Ok(Clean { worker, inside, boot, since: Instant::now() })
+    }
+
+    /// Waits for a stage; one that takes long says what it waits for.
+    async fn watch<T>(
+        &mut self,
+        stage: impl Future<Output = T>,
+        waits_for: impl Fn() -> Option<String>,
+    ) -> T {
+        let mut stage = std::pin::pin!(stage);
+        let mut ticks = interval_at(Instant::now() + LONG, LONG);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut stage => return done,
+                _ = ticks.tick() => {
+                    self.machine.linger(now(), waits_for());
+                    self.show();
+                }
+            }
+        }
     }
 
     async fn fail(&mut self, sentence: String, is_lasting: bool) {

@@ -9,6 +9,7 @@
 mod carrier;
 mod class;
 mod command;
+mod doing;
 mod door;
 mod flow;
 mod gate;

@@ -11,10 +11,12 @@ use tokio::time::Instant;
 
 use crate::carrier::Carrier;
 use crate::command::{Command, Program};
+use crate::doing::Doing;
 use crate::door::{self, CommandError, Failure, Output};
 use crate::inside::{Inside, Kind};
 use crate::name::WorkerUuid;
 use crate::quote;
+use crate::vmadm::Chain;
 use crate::worker::Pauses;
 
 /// Pauses between two tries.
@@ -92,35 +94,47 @@ pub enum TryError {
 pub(crate) async fn probe(
     carrier: &Arc<Carrier>,
     worker: WorkerUuid,
+    doing: &Doing,
     deadline: Instant,
 ) -> Result<Inside, ProbeError> {
-    let (native, uname) = first_answer(carrier, worker, deadline).await?;
+    let zone = Zone { carrier, worker, doing };
+    let (native, uname) = first_answer(&zone, deadline).await?;
     if uname == "SunOS" {
-        services(carrier, worker, deadline).await?;
+        services(&zone, deadline).await?;
     }
     let kind = if native { Kind::Native } else { Kind::Shell { uname } };
     Ok(Inside::new(Arc::clone(carrier), worker, kind))
 }
 
-async fn first_answer(
-    carrier: &Carrier,
+/// The zone that is asked.
+struct Zone<'a> {
+    carrier: &'a Carrier,
     worker: WorkerUuid,
+    doing: &'a Doing,
+}
+
+async fn first_answer(
+    zone: &Zone<'_>,
     deadline: Instant,
 ) -> Result<(bool, String), ProbeError> {
     let mut pause = TRY.first;
     let mut tries = 0;
     loop {
         tries += 1;
-        let source = match ask(carrier, worker, LOOK, deadline).await {
+        let source = match ask(zone, LOOK, deadline).await {
             Ok(output) => match answer(&output.stdout.text()) {
                 Some(found) => return Ok(found),
                 None => TryError::Strange(shown(&output)),
             },
             Err(error) => error,
         };
+        zone.doing.tried(Chain(&source).to_string());
         match TRY.wait(pause, deadline).await {
             Some(next) => pause = next,
-            None => return Err(ProbeError::Silent { worker, tries, source }),
+            None => {
+                let worker = zone.worker;
+                return Err(ProbeError::Silent { worker, tries, source });
+            }
         }
     }
 }
@@ -142,28 +156,29 @@ fn answer(stdout: &str) -> Option<(bool, String)> {
 }
 
 async fn services(
-    carrier: &Carrier,
-    worker: WorkerUuid,
+    zone: &Zone<'_>,
     deadline: Instant,
 ) -> Result<(), ProbeError> {
+    let worker = zone.worker;
     let mut pause = TRY.first;
     loop {
-        let states = match ask(carrier, worker, SERVICES, deadline).await {
+        let states = match ask(zone, SERVICES, deadline).await {
             Ok(output) => shown(&output),
-            Err(error) => error.to_string(),
+            Err(error) => Chain(&error).to_string(),
         };
         let standing = standing(&states);
         if standing == Standing::Failed {
             let deadline = Instant::now() + EXPLAIN;
-            let why = match ask(carrier, worker, WHY, deadline).await {
+            let why = match ask(zone, WHY, deadline).await {
                 Ok(output) => shown(&output),
-                Err(error) => error.to_string(),
+                Err(error) => Chain(&error).to_string(),
             };
             return Err(ProbeError::Maintenance { worker, why });
         }
         if standing == Standing::Up {
             return Ok(());
         }
+        zone.doing.tried(format!("the services are {states}"));
         match TRY.wait(pause, deadline).await {
             Some(next) => pause = next,
             None => return Err(ProbeError::Services { worker, states }),
@@ -192,15 +207,16 @@ fn standing(states: &str) -> Standing {
 }
 
 async fn ask(
-    carrier: &Carrier,
-    worker: WorkerUuid,
+    zone: &Zone<'_>,
     question: &str,
     deadline: Instant,
 ) -> Result<Output, TryError> {
-    let command =
-        Command::new(Program::Zlogin, ["-Q", &worker.to_string(), question]);
+    let worker = zone.worker.to_string();
+    let command = Command::new(Program::Zlogin, ["-Q", &worker, question]);
+    let _begun = zone.doing.begin(&command);
     let deadline = deadline.min(Instant::now() + ONE_TRY);
-    let output = door::run(carrier, &command, Bytes::new(), deadline).await?;
+    let output =
+        door::run(zone.carrier, &command, Bytes::new(), deadline).await?;
     if output.exit.success() {
         Ok(output)
     } else {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::carrier::Carrier;
 use crate::class::{Class, Remedy, classify};
 use crate::command::{Command, Program};
+use crate::doing::Doing;
 use crate::door::{self, CommandError, Failure, Output};
 use crate::name::{SnapshotName, WorkerUuid};
 use crate::vm::Vm;
@@ -149,13 +150,24 @@ impl VmLimits {
 #[derive(Debug, Clone)]
 pub struct Vmadm {
     carrier: Arc<Carrier>,
+    doing: Doing,
 }
 
 impl Vmadm {
     /// vmadm behind this carrier.
     #[must_use]
     pub fn new(carrier: Arc<Carrier>) -> Self {
-        Self { carrier }
+        Self { carrier, doing: Doing::default() }
+    }
+
+    /// The same, with words of its own for what is waited for.
+    pub(crate) fn told_apart(&self) -> Self {
+        Self::new(Arc::clone(&self.carrier))
+    }
+
+    /// What is waited for.
+    pub(crate) fn doing(&self) -> &Doing {
+        &self.doing
     }
 
     /// The carrier.
@@ -326,6 +338,7 @@ impl Vmadm {
         command: &Command,
         deadline: Instant,
     ) -> Result<Output, VmadmError> {
+        let _begun = self.doing.begin(command);
         let output =
             door::run(&self.carrier, command, Bytes::new(), deadline).await?;
         if output.exit.success() {

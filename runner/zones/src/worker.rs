@@ -88,7 +88,7 @@ impl Driver {
             Arc::clone(locks.entry(uuid).or_default())
         };
         let guard = timeout_at(deadline, lock.lock_owned()).await.ok()?;
-        Some(Worker { uuid, vmadm: self.vmadm.clone(), _guard: guard })
+        Some(Worker { uuid, vmadm: self.vmadm.told_apart(), _guard: guard })
     }
 }
 
@@ -186,6 +186,13 @@ impl Worker {
     #[must_use]
     pub fn uuid(&self) -> WorkerUuid {
         self.uuid
+    }
+
+    /// What the stage that is under way waits for, in words: a command that
+    /// has not ended, or the last of its tries. None between stages.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        self.vmadm.doing().words()
     }
 
     fn failed(
@@ -393,7 +400,12 @@ impl Worker {
     /// When nothing runs inside by the deadline, or a service that jobs need
     /// has failed.
     pub async fn probe(&self, deadline: Instant) -> Result<Inside, ProbeError> {
-        probe::probe(self.vmadm.carrier(), self.uuid, deadline).await
+        let doing = self.vmadm.doing();
+        doing.forget();
+        let carrier = self.vmadm.carrier();
+        let inside = probe::probe(carrier, self.uuid, doing, deadline).await;
+        doing.forget();
+        inside
     }
 
     /// Makes sure that it is still the same boot: nobody has rebooted,

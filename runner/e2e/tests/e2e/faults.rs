@@ -2,12 +2,12 @@
 //! while jobs flow. The others go on, each job is done once and in a clean
 //! zone, and the operator sees which stage failed and why.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use ntrace_client::RunnerControl;
 use ntrace_e2e::{DEADLINE, Repo, Setup, Stage};
 use ntrace_protocol::worker::WorkerView;
-use ntrace_protocol::{JobId, JobState, JobView, Timestamp, WorkerState};
+use ntrace_protocol::{JobId, JobState, JobView, WorkerState};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -24,14 +24,9 @@ echo clean
 /// More jobs than this are not pushed, whatever happens.
 const MOST_JOBS: usize = 400;
 
-/// A stage that lasts this long is one that the operator can see.
-const SEEN: u64 = 1000;
-
 /// Where the operator finds the fault.
 #[derive(Clone, Copy)]
 enum Shows {
-    /// The worker stays in this state for long.
-    Stays(WorkerState),
     /// Its reason begins with one of these and has all of those.
     Reason(&'static [&'static str], &'static [&'static str]),
     /// Nowhere: the runner copes at once.
@@ -58,8 +53,11 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
-        switch: "halt=hang:8*1",
-        shows: Shows::Stays(WorkerState::Halting),
+        switch: "halt=hang:12*1",
+        shows: Shows::Reason(
+            &["halting for "],
+            &["`vmadm stop ", " -F` has not ended"],
+        ),
         cure: Cure::Itself,
     },
     Case {
@@ -71,8 +69,11 @@ const CASES: &[Case] = &[
         cure: Cure::Told,
     },
     Case {
-        switch: "rollback=hang:8*1",
-        shows: Shows::Stays(WorkerState::RollingBack),
+        switch: "rollback=hang:12*1",
+        shows: Shows::Reason(
+            &["rolling_back for "],
+            &["`vmadm rollback-snapshot ", " clean` has not ended"],
+        ),
         cure: Cure::Itself,
     },
     Case {
@@ -92,8 +93,8 @@ const CASES: &[Case] = &[
         cure: Cure::Itself,
     },
     Case {
-        switch: "boot=slow:8*1",
-        shows: Shows::Stays(WorkerState::Probing),
+        switch: "boot=slow:12*1",
+        shows: Shows::Reason(&["probing for "], &["zlogin "]),
         cure: Cure::Itself,
     },
     Case {
@@ -121,12 +122,12 @@ const CASES: &[Case] = &[
     },
     Case {
         switch: "probe=fail",
-        shows: Shows::Stays(WorkerState::Probing),
+        shows: Shows::Reason(&["probing for "], &["the last try: ", "zlogin "]),
         cure: Cure::Mended,
     },
     Case {
-        switch: "probe=hang:5",
-        shows: Shows::Stays(WorkerState::Probing),
+        switch: "probe=hang:7",
+        shows: Shows::Reason(&["probing for "], &["`zlogin ", "not ended"]),
         cure: Cure::Mended,
     },
 ];
@@ -194,10 +195,6 @@ impl Watched<'_> {
 impl Case {
     fn is_shown_by(&self, view: &WorkerView) -> bool {
         match self.shows {
-            Shows::Stays(state) => {
-                let now = Timestamp::from_system(SystemTime::now());
-                view.state == state && now.ms_since(view.since) >= SEEN
-            }
             Shows::Reason(starts, words) => {
                 view.reason.as_deref().is_some_and(|reason| {
                     starts.iter().any(|start| reason.starts_with(start))
