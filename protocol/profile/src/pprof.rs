@@ -7,8 +7,10 @@
 //! begins with `ntrace:`; other programs pass over it. Profiles of other
 //! programs are read as well.
 
+mod fields;
 mod message;
 mod read;
+mod sample;
 mod write;
 
 use serde::{Deserialize, Serialize};

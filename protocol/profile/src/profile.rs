@@ -4,8 +4,6 @@
 //! Invariant: every id in a profile was handed out by that profile; a
 //! foreign one is a broken invariant of the caller and panics.
 
-use std::collections::HashMap;
-
 use crate::frame::{Frame, FrameId, FrameKind, FrameView, Function, Symbol};
 use crate::header::Header;
 use crate::stacks::{StackId, Stacks};
@@ -53,7 +51,7 @@ pub struct Profile {
     frame_index: Index,
     stacks: Stacks,
     samples: Vec<Sample>,
-    sample_of: HashMap<StackId, u32>,
+    sample_index: Index,
 }
 
 impl Profile {
@@ -134,13 +132,10 @@ impl Profile {
     /// A profile that is full keeps the part of the stack that it knows,
     /// and counts that in `header.cut`.
     pub fn add(&mut self, process: FrameId, frames: &[FrameId], value: Value) {
-        let mut stack = Stacks::EMPTY;
-        for frame in std::iter::once(&process).chain(frames) {
-            let Some(next) = self.stacks.push(stack, *frame) else {
-                self.header.cut = self.header.cut.saturating_add(1);
-                break;
-            };
-            stack = next;
+        let all = std::iter::once(process).chain(frames.iter().copied());
+        let (stack, is_cut) = self.stacks.push_all(all);
+        if is_cut {
+            self.header.cut = self.header.cut.saturating_add(1);
         }
         self.add_to(stack, value);
     }
@@ -157,13 +152,21 @@ impl Profile {
     }
 
     fn add_to(&mut self, stack: StackId, value: Value) {
-        let next = self.samples.len() as u32;
-        let row = *self.sample_of.entry(stack).or_insert(next);
-        if row == next {
-            self.samples.push(Sample { stack, value });
-        } else {
+        let hash = self.sample_index.hash_pair(stack.0, 0);
+        let rows = &self.samples;
+        let found = self
+            .sample_index
+            .find(hash, |row| rows[row as usize].stack == stack);
+        if let Some(row) = found {
             self.samples[row as usize].value.add(value);
+            return;
         }
+        let row = self.samples.len() as u32;
+        self.samples.push(Sample { stack, value });
+        let rows = &self.samples;
+        self.sample_index.insert(hash, row, |index, row| {
+            index.hash_pair(rows[row as usize].stack.0, 0)
+        });
     }
 
     /// The samples, one for each distinct stack, in order of first sight.
@@ -272,14 +275,14 @@ impl Profile {
     /// Adds everything that another profile saw. The header stays, but for
     /// the counts, which are summed, and the warnings, which are joined.
     pub fn merge(&mut self, other: &Self) {
-        let mut frames = HashMap::new();
+        let frames: Vec<FrameId> = other
+            .frame_ids()
+            .map(|id| self.frame(&other.view(id).symbol()))
+            .collect();
         let mut nodes = vec![Stacks::EMPTY; other.stacks.len()];
         for row in 1..other.stacks.len() {
             let stack = StackId(row as u32);
-            let theirs = other.stacks.frame(stack);
-            let ours = *frames
-                .entry(theirs)
-                .or_insert_with(|| self.frame(&other.view(theirs).symbol()));
+            let ours = frames[other.stacks.frame(stack).0 as usize];
             let parent = nodes[other.stacks.parent(stack).0 as usize];
             nodes[row] = self.stacks.push(parent, ours).unwrap_or(parent);
         }

@@ -28,17 +28,63 @@ pub(crate) struct Stacks {
     nodes: Vec<Node>,
     index: Index,
     most: usize,
+    /// The last stack that was pushed whole, from its first frame: the next
+    /// one often begins alike, and need not be looked up then.
+    last: Vec<StackId>,
 }
 
 impl Default for Stacks {
     fn default() -> Self {
         let root = Node { parent: 0, frame: FrameId(0) };
-        Self { nodes: vec![root], index: Index::default(), most: MAX_NODES }
+        Self {
+            nodes: vec![root],
+            index: Index::default(),
+            most: MAX_NODES,
+            last: Vec::new(),
+        }
     }
 }
 
 impl Stacks {
     pub(crate) const EMPTY: StackId = StackId(0);
+
+    /// The stack of these frames, outermost first; and whether it was cut,
+    /// for want of room.
+    pub(crate) fn push_all(
+        &mut self,
+        frames: impl Iterator<Item = FrameId>,
+    ) -> (StackId, bool) {
+        let mut stack = Self::EMPTY;
+        let mut last = std::mem::take(&mut self.last);
+        let (mut depth, mut is_alike, mut is_new) = (0, true, false);
+        for frame in frames {
+            if is_alike {
+                match last.get(depth) {
+                    Some(next) if self.frame(*next) == frame => {
+                        stack = *next;
+                        depth += 1;
+                        continue;
+                    }
+                    _ => last.truncate(depth),
+                }
+                is_alike = false;
+            }
+            // Nothing stands on a node that is new.
+            let known = match is_new {
+                true => None,
+                false => self.find(stack, frame),
+            };
+            is_new = known.is_none();
+            let Some(next) = known.or_else(|| self.grow(stack, frame)) else {
+                self.last = last;
+                return (stack, true);
+            };
+            stack = next;
+            last.push(next);
+        }
+        self.last = last;
+        (stack, false)
+    }
 
     /// The stack of `parent` with one frame more; `None` when full.
     pub(crate) fn push(
@@ -46,18 +92,25 @@ impl Stacks {
         parent: StackId,
         frame: FrameId,
     ) -> Option<StackId> {
+        self.find(parent, frame).or_else(|| self.grow(parent, frame))
+    }
+
+    fn find(&self, parent: StackId, frame: FrameId) -> Option<StackId> {
         let hash = self.index.hash_pair(parent.0, frame.0);
         let nodes = &self.nodes;
         let found = self.index.find(hash, |row| {
             let node = nodes[row as usize];
             node.parent == parent.0 && node.frame == frame
         });
-        if let Some(row) = found {
-            return Some(StackId(row));
-        }
+        found.map(StackId)
+    }
+
+    /// Adds what was not found.
+    fn grow(&mut self, parent: StackId, frame: FrameId) -> Option<StackId> {
         if self.nodes.len() >= self.most {
             return None;
         }
+        let hash = self.index.hash_pair(parent.0, frame.0);
         let row = self.nodes.len() as u32;
         self.reserve();
         self.nodes.push(Node { parent: parent.0, frame });
@@ -108,5 +161,35 @@ impl Stacks {
     #[cfg(test)]
     pub(crate) fn limit(&mut self, most: usize) {
         self.most = most;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_like_the_last_stack_is_found_as_if_it_were_looked_up() {
+        let (mut whole, mut single) = (Stacks::default(), Stacks::default());
+        let mut state = 1_u64;
+        for _ in 0..2000 {
+            let mut frames = Vec::new();
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            for level in 0..state >> 60 {
+                frames.push(FrameId((state >> (30 + level)) as u32 & 1));
+            }
+            let (stack, is_cut) = whole.push_all(frames.iter().copied());
+            let mut at = Stacks::EMPTY;
+            for frame in &frames {
+                at = single.push(at, *frame).unwrap();
+            }
+            assert!(!is_cut);
+            assert_eq!(stack, at);
+            let mut back: Vec<_> = whole.leaf_first(stack).collect();
+            back.reverse();
+            assert_eq!(back, frames);
+        }
+        assert_eq!(whole.len(), single.len());
+        assert!(whole.len() > 1000, "{}", whole.len());
     }
 }

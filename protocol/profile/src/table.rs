@@ -9,17 +9,21 @@ use std::hash::{BuildHasher, RandomState};
 const EMPTY: u32 = u32::MAX;
 
 /// Row numbers by hash; the rows and their equality are the caller's.
+///
+/// Invariant: the rows that are in follow one another without a gap.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
     slots: Vec<u32>,
     rows: usize,
+    /// The row that came first.
+    first: u32,
     seed: u64,
 }
 
 impl Default for Index {
     fn default() -> Self {
         let seed = RandomState::new().hash_one(0_u64);
-        Self { slots: Vec::new(), rows: 0, seed }
+        Self { slots: Vec::new(), rows: 0, first: 0, seed }
     }
 }
 
@@ -74,19 +78,24 @@ impl Index {
         None
     }
 
-    /// Adds a row that `find` did not find. `hash_of` gives the hash of any
-    /// row that is already in, for when the index grows.
+    /// Adds the next row, which `find` would not find. `hash_of` gives the
+    /// hash of any row that is already in, for when the index grows.
     pub(crate) fn insert(
         &mut self,
         hash: u64,
         row: u32,
         hash_of: impl Fn(&Self, u32) -> u64,
     ) {
+        if self.rows == 0 {
+            self.first = row;
+        }
         // Full to three quarters at most, so that a probe ends soon.
         if (self.rows + 1) * 4 > self.slots.len() * 3 {
             let size = (self.slots.len() * 2).max(16);
-            let old = std::mem::replace(&mut self.slots, vec![EMPTY; size]);
-            for row in old.into_iter().filter(|row| *row != EMPTY) {
+            // The rows are known without the old slots: they go first.
+            self.slots = Vec::new();
+            self.slots = vec![EMPTY; size];
+            for row in self.first..row {
                 self.place(hash_of(self, row), row);
             }
         }

@@ -5,24 +5,19 @@
 //! whole; every number that points somewhere is looked up.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 
-use flate2::read::MultiGzDecoder;
 use prost::Message;
 
-use super::message::{
-    Function, Label, Location, Mapping, Sample, ValueType, tag,
-};
+use super::fields::{Field, Fields};
+use super::message::{Function, Label, Location, Mapping, ValueType, tag};
+use super::sample::Sample;
 use super::{COMMENT, Comment};
 use crate::frame::{FrameId, FrameKind, Symbol};
 use crate::header::Header;
 use crate::names;
 use crate::profile::{Profile, Value};
 
-/// Bytes of a whole profile, unpacked.
-const MAX_BYTES: u64 = 1 << 30;
-/// Bytes of one field: a stack of a million frames fits.
-const MAX_FIELD: u64 = 8 << 20;
 /// Functions, locations, strings.
 const MAX_ROWS: usize = 2_000_000;
 /// Bytes of all strings.
@@ -84,100 +79,14 @@ pub fn read(bytes: &[u8]) -> Result<Profile, ReadError> {
     }
     let mut reader = tables.reader()?;
     let mut fields = Fields::new(bytes);
+    let mut sample = Sample::default();
     while let Some(field) = fields.next()? {
         if let Field::Bytes(tag::SAMPLE, bytes) = field {
-            reader.sample(&Sample::decode(bytes)?)?;
+            sample.read(bytes)?;
+            reader.sample(&sample)?;
         }
     }
     Ok(reader.profile)
-}
-
-/// One field of the outermost message.
-enum Field<'a> {
-    Number(u32, u64),
-    Bytes(u32, &'a [u8]),
-}
-
-/// The fields of the outermost message, one after the other.
-struct Fields<'a> {
-    input: Box<dyn BufRead + 'a>,
-    left: u64,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Fields<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        let input: Box<dyn BufRead> = if bytes.starts_with(&[0x1f, 0x8b]) {
-            let plain = MultiGzDecoder::new(bytes);
-            Box::new(BufReader::with_capacity(64 << 10, plain))
-        } else {
-            Box::new(bytes)
-        };
-        Self { input, left: MAX_BYTES, buffer: Vec::new() }
-    }
-
-    fn next(&mut self) -> Result<Option<Field<'_>>, ReadError> {
-        loop {
-            if self.input.fill_buf().map_err(ReadError::Unpack)?.is_empty() {
-                return Ok(None);
-            }
-            let key = self.varint()?;
-            let tag = u32::try_from(key >> 3)
-                .ok()
-                .filter(|tag| *tag > 0)
-                .ok_or(ReadError::Damaged("a bad field number"))?;
-            match key & 7 {
-                0 => return Ok(Some(Field::Number(tag, self.varint()?))),
-                1 => self.bytes(8)?,
-                5 => self.bytes(4)?,
-                2 => {
-                    let length = self.varint()?;
-                    self.bytes(length)?;
-                    return Ok(Some(Field::Bytes(tag, &self.buffer)));
-                }
-                _ => return Err(ReadError::Damaged("a bad wire type")),
-            }
-        }
-    }
-
-    fn varint(&mut self) -> Result<u64, ReadError> {
-        let mut number = 0_u64;
-        for shift in (0..70).step_by(7) {
-            let mut byte = [0];
-            self.take(1)?;
-            self.input.read_exact(&mut byte).map_err(ReadError::Unpack)?;
-            let bits = u64::from(byte[0] & 0x7f);
-            number |= bits.checked_shl(shift).unwrap_or(0);
-            if byte[0] & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(ReadError::Damaged("a number without an end"))
-    }
-
-    fn bytes(&mut self, length: u64) -> Result<(), ReadError> {
-        if length > MAX_FIELD {
-            let what = "one field";
-            return Err(ReadError::TooBig { what, most: MAX_FIELD });
-        }
-        self.take(length)?;
-        self.buffer.clear();
-        let mut part = self.input.by_ref().take(length);
-        let got = part.read_to_end(&mut self.buffer);
-        if got.map_err(ReadError::Unpack)? as u64 != length {
-            return Err(ReadError::Damaged("it ends within a field"));
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, bytes: u64) -> Result<(), ReadError> {
-        let what = "unpacked content";
-        self.left = self
-            .left
-            .checked_sub(bytes)
-            .ok_or(ReadError::TooBig { what, most: MAX_BYTES })?;
-        Ok(())
-    }
 }
 
 /// Everything but the samples.
@@ -290,14 +199,15 @@ impl Tables {
         let mapping_rows: HashMap<u64, usize> =
             (0..).zip(&self.mappings).map(|(n, row)| (row.id, n)).collect();
         let mut frames = Vec::new();
-        let mut locations = HashMap::new();
+        let mut locations = Locations::new(&self.locations);
         for row in &self.locations {
             let mapping = mapping_rows.get(&row.mapping).copied();
             let start = frames.len();
             self.frames(row, mapping, kinds.as_deref(), |symbol| {
                 frames.push(profile.frame(&symbol));
             })?;
-            locations.insert(row.id, (start, frames.len()));
+            let range = (start as u32, frames.len() as u32);
+            locations.insert(row.id, range);
         }
         let values = self.values()?;
         let program = match self.mappings.first() {
@@ -312,6 +222,7 @@ impl Tables {
             profile,
             frames,
             locations,
+            stack: Vec::new(),
             values,
             seen: 0,
             program,
@@ -421,12 +332,54 @@ impl Values {
     }
 }
 
+/// The frames of each location, by its number: from where to where.
+///
+/// Most writers number them from 1 without gaps.
+enum Locations {
+    Dense(Vec<(u32, u32)>),
+    Sparse(HashMap<u64, (u32, u32)>),
+}
+
+impl Locations {
+    /// What no location has.
+    const NONE: (u32, u32) = (u32::MAX, 0);
+
+    fn new(rows: &[Location]) -> Self {
+        let last = rows.iter().map(|row| row.id).max().unwrap_or(0);
+        match usize::try_from(last) {
+            Ok(last) if last <= 2 * rows.len() => {
+                Self::Dense(vec![Self::NONE; last + 1])
+            }
+            _ => Self::Sparse(HashMap::with_capacity(rows.len())),
+        }
+    }
+
+    fn insert(&mut self, id: u64, range: (u32, u32)) {
+        match self {
+            Self::Dense(all) => all[id as usize] = range,
+            Self::Sparse(all) => drop(all.insert(id, range)),
+        }
+    }
+
+    fn get(&self, id: u64) -> Option<(u32, u32)> {
+        match self {
+            Self::Dense(all) => usize::try_from(id)
+                .ok()
+                .and_then(|id| all.get(id).copied())
+                .filter(|range| *range != Self::NONE),
+            Self::Sparse(all) => all.get(&id).copied(),
+        }
+    }
+}
+
 /// Takes the samples, when all else is known.
 struct Reader {
     tables: Tables,
     profile: Profile,
     frames: Vec<FrameId>,
-    locations: HashMap<u64, (usize, usize)>,
+    locations: Locations,
+    /// The frames of one stack; used again for the next.
+    stack: Vec<FrameId>,
     values: Values,
     /// Frames so far.
     seen: usize,
@@ -437,30 +390,37 @@ struct Reader {
 impl Reader {
     fn sample(&mut self, row: &Sample) -> Result<(), ReadError> {
         let value = self.values.of(&row.value)?;
-        let mut frames = Vec::with_capacity(row.location.len());
+        let mut stack = std::mem::take(&mut self.stack);
+        stack.clear();
         for id in row.location.iter().rev() {
             let (what, number) = ("location", i128::from(*id));
-            room(frames.len(), MAX_STACK, "frames in one stack")?;
-            let (start, end) = *self
+            room(stack.len(), MAX_STACK, "frames in one stack")?;
+            let (start, end) = self
                 .locations
-                .get(id)
+                .get(*id)
                 .ok_or(ReadError::Missing { what, number })?;
-            frames.extend_from_slice(&self.frames[start..end]);
+            match end - start {
+                1 => stack.push(self.frames[start as usize]),
+                _ => stack.extend_from_slice(
+                    &self.frames[start as usize..end as usize],
+                ),
+            }
         }
-        self.seen += frames.len();
+        self.seen += stack.len();
         room(self.seen, MAX_FRAMES, "frames in all stacks")?;
-        let first = frames.first().copied();
+        let first = stack.first().copied();
         let process = first.filter(|frame| {
             self.profile.view(*frame).kind == FrameKind::Process
         });
         match process {
-            Some(process) => self.profile.add(process, &frames[1..], value),
+            Some(process) => self.profile.add(process, &stack[1..], value),
             None => {
                 let name = self.process_name(&row.label)?.to_owned();
                 let process = self.profile.process(&name);
-                self.profile.add(process, &frames, value);
+                self.profile.add(process, &stack, value);
             }
         }
+        self.stack = stack;
         Ok(())
     }
 
