@@ -59,8 +59,8 @@ impl<'a> Fields<'a> {
                 .ok_or(ReadError::Damaged("a bad field number"))?;
             match key & 7 {
                 0 => return Ok(Some(Field::Number(tag, self.varint()?))),
-                1 => drop(self.bytes(8)?),
-                5 => drop(self.bytes(4)?),
+                1 => self.bytes(8).map(|_| ())?,
+                5 => self.bytes(4).map(|_| ())?,
                 2 => {
                     let length = self.varint()?;
                     let range = self.bytes(length)?;

@@ -357,7 +357,9 @@ impl Locations {
     fn insert(&mut self, id: u64, range: (u32, u32)) {
         match self {
             Self::Dense(all) => all[id as usize] = range,
-            Self::Sparse(all) => drop(all.insert(id, range)),
+            Self::Sparse(all) => {
+                all.insert(id, range);
+            }
         }
     }
 
