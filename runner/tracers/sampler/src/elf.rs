@@ -200,6 +200,30 @@ impl Elf {
         }
     }
 
+    /// Whether functions that are not exported have names in it.
+    pub(crate) fn has_symbols(&self) -> bool {
+        self.section(b".symtab").is_some()
+    }
+
+    /// What tells one build from all others, and names its debug file.
+    pub(crate) fn build_id(
+        &self,
+        source: &(impl Source + ?Sized),
+    ) -> Option<Vec<u8>> {
+        const OF_BUILD: u32 = 3;
+        let section = self.section(b".note.gnu.build-id")?;
+        let length = usize::try_from(section.length.min(4096)).ok()?;
+        let note = source.read(section.offset, length)?;
+        let named = u32_at(&note, 0)? == 4 && note.get(12..16)? == b"GNU\0";
+        if !named || u32_at(&note, 8)? != OF_BUILD {
+            return None;
+        }
+        let length = u32_at(&note, 4)? as usize;
+        // Hashes are 16 or 20 bytes; people may state others.
+        let id = note.get(16..)?.get(..length)?;
+        (2..=64).contains(&id.len()).then(|| id.to_vec())
+    }
+
     fn section(&self, name: &[u8]) -> Option<&Section> {
         self.sections.iter().find(|section| section.name == name)
     }
@@ -259,6 +283,26 @@ fn sections(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_has_an_id_where_its_linker_gave_it_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program");
+        for (id, wanted) in [("0x0123abcd", true), ("none", false)] {
+            let mut cc = std::process::Command::new("cc")
+                .args(["-x", "c", "-shared", "-o"])
+                .arg(&path)
+                .args([format!("-Wl,--build-id={id}"), "-".to_owned()])
+                .stdin(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            assert!(cc.wait().unwrap().success());
+            let file = std::fs::File::open(&path).unwrap();
+            let found = Elf::read(&file).unwrap().build_id(&file);
+            let wanted = wanted.then(|| vec![0x01, 0x23, 0xab, 0xcd]);
+            assert_eq!(found, wanted);
+        }
+    }
 
     #[test]
     fn our_own_program_has_unwind_tables() {

@@ -137,9 +137,12 @@ impl Names {
         processes: &Processes,
     ) -> Vec<Symbol<'static>> {
         let module = module(object, processes);
+        let own = self.source(object, processes);
         let sym = self
-            .source(object, processes)
-            .and_then(|from| self.ask(&from, Input::VirtOffset(address)));
+            .debug_source(object, processes)
+            .into_iter()
+            .chain(own)
+            .find_map(|from| self.ask(&from, Input::VirtOffset(address)));
         let Some(sym) = sym else {
             return vec![nameless(&format!("[{module}]"), &module)];
         };
@@ -166,6 +169,21 @@ impl Names {
         let (path, size) = processes.objects.readable(object)?;
         let mut elf = Elf::new(path);
         elf.debug_syms = now < self.budget.debug && size <= DEBUG_FILE_MAX;
+        Some(elf.into())
+    }
+
+    /// The names that were taken out of a file. Not its lines, which are of
+    /// the system's own libraries, and many.
+    fn debug_source(
+        &self,
+        object: ObjectId,
+        processes: &Processes,
+    ) -> Option<Source<'static>> {
+        if Instant::now() >= self.budget.symbols {
+            return None;
+        }
+        let mut elf = Elf::new(processes.objects.readable_debug(object)?);
+        elf.debug_syms = false;
         Some(elf.into())
     }
 

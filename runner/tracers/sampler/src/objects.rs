@@ -34,6 +34,8 @@ pub(crate) struct Object {
     file: Result<File, String>,
     elf: Option<Elf>,
     tables: Option<Tables>,
+    /// The names that were taken out of it.
+    debug: Option<File>,
 }
 
 /// All that were seen.
@@ -63,7 +65,8 @@ impl Objects {
         let elf = Elf::read(&file);
         let id = ObjectId(self.all.len() as u32);
         let path = PathBuf::from("[vdso]");
-        self.all.push(Object { path, file: Ok(file), elf, tables: None });
+        let (file, tables, debug) = (Ok(file), None, None);
+        self.all.push(Object { path, file, elf, tables, debug });
         Some(id)
     }
 
@@ -85,11 +88,16 @@ impl Objects {
         let file = open(mapped, files);
         let elf = file.as_ref().ok().and_then(Elf::read);
         let id = ObjectId(self.all.len() as u32);
+        let debug = match (&file, &elf) {
+            (Ok(file), Some(elf)) => open_debug(file, elf, files),
+            _ => None,
+        };
         self.all.push(Object {
             path: mapped.path.clone(),
             file: file.map_err(|error| error.to_string()),
             elf,
             tables: None,
+            debug,
         });
         self.known.insert(key, id);
         Some(id)
@@ -109,6 +117,12 @@ impl Objects {
         let file = self.get(id).file.as_ref().ok()?;
         let size = file.metadata().ok()?.len();
         Some((zone::path_of(file), size))
+    }
+
+    /// A path under which this process can read the names that were taken
+    /// out of it, where the zone has them.
+    pub(crate) fn readable_debug(&self, id: ObjectId) -> Option<PathBuf> {
+        self.get(id).debug.as_ref().map(zone::path_of)
     }
 
     /// Why it could not be opened.
@@ -143,6 +157,21 @@ impl Objects {
         }
         object.tables.as_ref()
     }
+}
+
+/// The file with the names of one that was stripped: by the identity of its
+/// build, and not by what the file says, below the zone's own directory.
+fn open_debug(file: &File, elf: &Elf, files: &ZoneFiles) -> Option<File> {
+    if elf.has_symbols() {
+        return None;
+    }
+    let id = elf.build_id(file)?;
+    let hex = |bytes: &[u8]| -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let (first, rest) = id.split_at_checked(1)?;
+    let name = format!("{}/{}.debug", hex(first), hex(rest));
+    files.open(&Path::new("/usr/lib/debug/.build-id").join(name)).ok()
 }
 
 /// Copies our own vdso into a file of memory.

@@ -5,6 +5,7 @@
 mod languages;
 mod seen;
 mod stacks;
+mod stripped;
 mod trouble;
 mod truth;
 mod zone;
