@@ -4,6 +4,10 @@
 //! Invariant: every id in a profile was handed out by that profile; a
 //! foreign one is a broken invariant of the caller and panics.
 
+use std::borrow::Cow;
+
+use ntrace_protocol::text;
+
 use crate::frame::{Frame, FrameId, FrameKind, FrameView, Function, Symbol};
 use crate::header::Header;
 use crate::stacks::{StackId, Stacks};
@@ -66,9 +70,12 @@ impl Profile {
         self.frame(&Symbol::new(name, FrameKind::Process))
     }
 
-    /// The frame for a symbol; equal symbols are one frame.
+    /// The frame for a symbol; equal symbols are one frame. What is written
+    /// anywhere comes from here: characters that hide, turn or command are
+    /// kept as escapes.
     pub fn frame(&mut self, symbol: &Symbol<'_>) -> FrameId {
-        let name = match symbol.name.as_ref() {
+        let cleaned = clean(&symbol.name);
+        let name = match cleaned.as_ref() {
             "" => "[unknown]",
             name => name,
         };
@@ -78,9 +85,9 @@ impl Profile {
         let (raw, file, module, line) = if full {
             (StringId(0), StringId(0), StringId(0), 0)
         } else {
-            let raw = self.strings.intern(&symbol.system_name);
-            let file = self.strings.intern(&symbol.file);
-            let module = self.strings.intern(&symbol.module);
+            let raw = self.strings.intern(&clean(&symbol.system_name));
+            let file = self.strings.intern(&clean(&symbol.file));
+            let module = self.strings.intern(&clean(&symbol.module));
             (raw, file, module, symbol.line)
         };
         // One spelling for "the raw name is the same".
@@ -268,6 +275,11 @@ impl Profile {
         self.stacks.parent(stack)
     }
 
+    /// How many stacks there are, the empty one included.
+    pub(crate) fn stack_count(&self) -> u32 {
+        self.stacks.len() as u32
+    }
+
     pub(crate) fn frame_of(&self, stack: StackId) -> FrameId {
         self.stacks.frame(stack)
     }
@@ -297,6 +309,14 @@ impl Profile {
         for sentence in &from.warnings {
             self.header.warn(sentence.clone());
         }
+    }
+}
+
+/// A text without characters that a terminal or a reader is misled by.
+fn clean(text: &str) -> Cow<'_, str> {
+    match text.chars().any(text::is_unsafe) {
+        true => text::escape(text).into(),
+        false => text.into(),
     }
 }
 

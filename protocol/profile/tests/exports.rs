@@ -1,6 +1,9 @@
 //! What other viewers get says the same as the profile.
 
-use ntrace_profile::{Header, Profile, export, folded};
+use std::io::Read as _;
+
+use ntrace_profile::{FrameKind, Header, Profile, Symbol};
+use ntrace_profile::{export, folded, pprof};
 use serde_json::Value;
 
 const FOLDED: &str = "\
@@ -54,7 +57,8 @@ fn speedscope_has_each_stack_with_its_time() {
 fn firefox_has_a_thread_for_each_process_and_every_table_is_whole() {
     let json = export::firefox(&profile(), "o/r");
     let file: Value = serde_json::from_str(&json).unwrap();
-    let mut stacks = Vec::new();
+    let mut stacks: Vec<(String, u64)> = Vec::new();
+    let mut ends = Vec::new();
     for thread in file["threads"].as_array().unwrap() {
         for table in thread.as_object().unwrap().values() {
             let Some(length) = table.get("length") else { continue };
@@ -68,22 +72,79 @@ fn firefox_has_a_thread_for_each_process_and_every_table_is_whole() {
         for (n, stack) in
             samples["stack"].as_array().unwrap().iter().enumerate()
         {
-            let mut frames = Vec::new();
-            let mut at = stack.clone();
-            while !at.is_null() {
-                let frame = number(&thread["stackTable"]["frame"][number(&at)]);
-                let func = number(&thread["frameTable"]["func"][frame]);
-                let name = number(&thread["funcTable"]["name"][func]);
-                frames.push(text(&thread["stringArray"][name]).to_owned());
-                at = thread["stackTable"]["prefix"][number(&at)].clone();
+            if stack.is_null() {
+                continue;
             }
-            frames.reverse();
-            let weight = number(&samples["weight"][n]);
-            stacks.push(format!("{} {weight}", frames.join(";")));
+            let stack = stack_of(thread, stack);
+            let weight = samples["weight"][n].as_u64().unwrap();
+            match stacks.last_mut() {
+                Some((last, sum)) if *last == stack => *sum += weight,
+                _ => stacks.push((stack, weight)),
+            }
+        }
+        ends.push(samples["time"].as_array().unwrap().last().unwrap().clone());
+    }
+    let expected =
+        [("node;main;byHash job.js", 6), ("node;main;read", 2)].as_slice();
+    let expected = [expected, &[("sh;main <b>", 1)]].concat();
+    let stacks: Vec<_> = stacks.iter().map(|(s, n)| (s.as_str(), *n)).collect();
+    assert_eq!(stacks, expected);
+    // Each thread is as long as its CPU time, in milliseconds.
+    assert_eq!(ends, [80.0, 10.0]);
+}
+
+/// A stack of a thread of the Firefox profiler, folded.
+fn stack_of(thread: &Value, stack: &Value) -> String {
+    let mut frames = Vec::new();
+    let mut at = stack;
+    while !at.is_null() {
+        let frame = number(&thread["stackTable"]["frame"][number(at)]);
+        let func = number(&thread["frameTable"]["func"][frame]);
+        let name = number(&thread["funcTable"]["name"][func]);
+        frames.push(text(&thread["stringArray"][name]));
+        at = &thread["stackTable"]["prefix"][number(at)];
+    }
+    frames.reverse();
+    frames.join(";")
+}
+
+#[test]
+fn a_long_profile_has_a_bounded_number_of_rows() {
+    let text = b"p;a 1000000\np;b 250001\n";
+    let header = Header { hz: 100, ..Header::default() };
+    let profile = folded::read(text, header).expect("it is folded text");
+    let file: Value =
+        serde_json::from_str(&export::firefox(&profile, "x")).unwrap();
+    let weights = file["threads"][0]["samples"]["weight"].as_array().unwrap();
+    assert!(weights.len() < 100_010, "{}", weights.len());
+    let sum: u64 = weights.iter().filter_map(Value::as_u64).sum();
+    assert_eq!(sum, 1_250_001);
+}
+
+#[test]
+fn what_would_command_a_terminal_is_in_no_export() {
+    let mut profile = Profile::new(Header { hz: 1, ..Header::default() });
+    let process = profile.process("p\u{1b}]0;x\u{7}");
+    let hostile = "a\u{202e}b\u{1b}[2J\n\u{9b}c";
+    let symbol = Symbol::new(hostile, FrameKind::Native)
+        .at(hostile, 1)
+        .in_module(hostile);
+    let frame = profile.frame(&symbol);
+    profile.add_samples(process, &[frame], 1);
+    let mut pprof = Vec::new();
+    flate2::read::GzDecoder::new(&pprof::write(&profile)[..])
+        .read_to_end(&mut pprof)
+        .unwrap();
+    let texts = [
+        folded::write(&profile),
+        export::speedscope(&profile, hostile),
+        export::firefox(&profile, hostile),
+        String::from_utf8_lossy(&pprof).into_owned(),
+    ];
+    for text in texts {
+        assert!(text.contains("a\\"), "{text}");
+        for bad in ["\u{1b}", "\u{202e}", "\u{9b}"] {
+            assert!(!text.contains(bad), "{bad:?} in {text:?}");
         }
     }
-    assert_eq!(
-        stacks,
-        ["node;main;byHash job.js 6", "node;main;read 2", "sh;main <b> 1"]
-    );
 }

@@ -7,11 +7,13 @@ use std::fmt::Write as _;
 use ntrace_protocol::text;
 use serde::Serialize;
 
+use super::functions::Functions;
+use super::order;
 use crate::profile::{Profile, Value};
 
 #[derive(Serialize)]
 struct Frame<'a> {
-    name: String,
+    name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,33 +34,34 @@ pub fn speedscope(profile: &Profile, title: &str) -> String {
     out.push_str(r#""exporter":"ntrace","name":"#);
     json(&mut out, &text::escape(title));
     out.push_str(r#","activeProfileIndex":0,"shared":{"frames":["#);
-    for (n, id) in profile.frame_ids().enumerate() {
+    let functions = Functions::new(profile);
+    for (n, function) in functions.rows.iter().enumerate() {
         comma(&mut out, n);
-        let view = profile.view(id);
-        let name = text::escape(view.name);
-        let line = (view.line > 0).then_some(view.line);
-        json(&mut out, &Frame { name, file: view.file, line });
+        let line = (function.line > 0).then_some(function.line);
+        let (name, file) = (&function.name, &function.file);
+        json(&mut out, &Frame { name, file, line });
     }
     out.push_str(r#"]},"profiles":[{"type":"sampled","name":"#);
     json(&mut out, &text::escape(title));
-    let all: u64 = profile.samples().iter().map(|s| weight(s.value)).sum();
+    let samples = order::by_stack(profile);
+    let all: u64 = samples.iter().map(|s| weight(s.value)).sum();
     write(
         &mut out,
         format_args!(
             r#","unit":"{unit}","startValue":0,"endValue":{all},"samples":["#
         ),
     );
-    for (n, sample) in profile.samples().iter().enumerate() {
+    for (n, sample) in samples.iter().enumerate() {
         comma(&mut out, n);
         out.push('[');
         for (n, frame) in profile.stack(sample.stack).iter().enumerate() {
             comma(&mut out, n);
-            write(&mut out, format_args!("{}", frame.0));
+            write(&mut out, format_args!("{}", functions.row(*frame)));
         }
         out.push(']');
     }
     out.push_str(r#"],"weights":["#);
-    for (n, sample) in profile.samples().iter().enumerate() {
+    for (n, sample) in samples.iter().enumerate() {
         comma(&mut out, n);
         write(&mut out, format_args!("{}", weight(sample.value)));
     }
