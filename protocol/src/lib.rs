@@ -8,8 +8,9 @@
 //! fixed table of what may be asked; [`name`], [`id`] and [`unit`] are the
 //! small validated values; [`spec`] is what a user asks for; [`job`] and
 //! [`worker`] are the states with their tables of legal moves; [`report`] is
-//! what a runner sends back, [`trace`] what became of a run's trace, and
-//! [`compare`] how traces are looked at.
+//! what a runner sends back, [`trace`] what became of a run's trace,
+//! [`syscalls`] which system calls it made, and [`compare`] how traces are
+//! looked at.
 
 pub mod codec;
 pub mod command;
@@ -23,6 +24,7 @@ pub mod name;
 pub mod report;
 pub mod runner;
 pub mod spec;
+pub mod syscalls;
 pub mod text;
 pub mod trace;
 pub mod unit;

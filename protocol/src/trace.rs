@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::syscalls::SyscallSummary;
 use crate::text::escape;
 
 /// Samples a second at most: above it tracing costs more than it shows.
@@ -204,6 +205,9 @@ pub struct TraceSummary {
     pub samples_over_cpu: Option<f64>,
     /// Whether kernel frames are in it.
     pub kernel: bool,
+    /// What is known of its system calls, if they were to be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls: Option<SyscallSummary>,
     /// What whoever reads it should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -288,6 +292,7 @@ impl TraceSummary {
         for warning in &mut self.warnings {
             *warning = short(warning);
         }
+        self.syscalls = self.syscalls.map(SyscallSummary::bounded);
         let sane = |n: &f64| n.is_finite() && *n >= 0.0;
         self.share_named = self.share_named.filter(|n| sane(n) && *n <= 1.0);
         self.cpu_seconds = self.cpu_seconds.filter(sane);
@@ -303,6 +308,8 @@ pub enum TraceFile {
     Profile,
     /// The flame graph.
     FlameGraph,
+    /// System calls by count.
+    Syscalls,
 }
 
 impl TraceFile {
@@ -310,6 +317,7 @@ impl TraceFile {
         match self {
             Self::Profile => "cpu.pb.gz",
             Self::FlameGraph => "flamegraph.svg",
+            Self::Syscalls => "syscalls.json",
         }
     }
 
@@ -332,11 +340,6 @@ impl TraceFile {
         // Only the one way of writing it, so that no name is there twice.
         (is_it && self.name(number) == name).then_some(number)
     }
-}
-
-/// The artefact with the counts of system calls.
-pub fn syscalls_name() -> String {
-    format!("{TRACE_DIR}/syscalls.json")
 }
 
 /// Whether an artefact's name is for the runner alone. A job's own file of

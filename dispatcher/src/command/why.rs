@@ -144,6 +144,9 @@ fn of_run(number: usize, run: &RunView, since: Timestamp) -> Vec<WhyStep> {
     if let Some(why) = run.trace.as_ref().and_then(|t| t.why.as_deref()) {
         told.push(step(None, format!("it has no trace: {}", escape(why))));
     }
+    if let Some(calls) = run.trace.as_ref().and_then(|t| t.syscalls.as_ref()) {
+        told.push(step(None, calls.sentence()));
+    }
     told
 }
 
@@ -289,7 +292,8 @@ mod tests {
             json!({"leased": "2026-11-21T09:00:31.000Z",
                 "done": "2026-11-21T09:01:00.000Z"}),
             json!({"state": "done", "notes": ["runs x"],
-                "trace": {"state": "none", "why": "not asked for"}}),
+                "trace": {"state": "none", "why": "not asked for",
+                    "syscalls": {"why": "no right"}}}),
         );
         let job = job(json!({"state": "done", "exit": {"code": 0},
             "ended": "2026-11-21T09:01:00.000Z", "runs": [lost, done]}));
@@ -307,6 +311,7 @@ mod tests {
                 "runs x",
                 "run 2 ended as done",
                 "it has no trace: not asked for",
+                "system calls were not counted: no right",
                 "lost runs that had begun: 1, of 2 that may be; that never \
                  began, which costs nothing: 0",
                 "the job is done; exit status 0",

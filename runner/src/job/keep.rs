@@ -34,6 +34,12 @@ impl Keepsakes {
         fits
     }
 
+    /// Whether a file of that name is kept.
+    #[cfg(test)]
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.files().iter().any(|(kept, _)| kept == name)
+    }
+
     /// Sends all of them; answers which were not taken, and why.
     pub(super) async fn send(&self, out: &RunOut) -> Vec<(String, String)> {
         let files = std::mem::take(&mut *self.files());

@@ -91,6 +91,7 @@ impl Run<'_> {
         let mut stop = self.stop.clone();
         let live =
             traces.start(&self.place, repetition, self.out, &mut stop).await;
+        traces.count(&self.place, self.out).await;
         self.phase("trace", began);
         let live = Mutex::new(live);
         let mut env = environment::variables(self.assignment, &work.env);

@@ -6,6 +6,7 @@
 
 mod live;
 mod node;
+mod syscalls;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use super::keep::Keepsakes;
 use super::{Place, chain};
 use crate::uplink::{RunOut, StopSignal};
 pub(super) use live::Live;
+use syscalls::Syscalls;
 use tally::Tally;
 
 /// How long a tracer may take to begin.
@@ -76,6 +78,8 @@ pub(super) struct Traces {
     tally: Tally,
     /// Node is asked for profiles of its own.
     preload: Option<Preload>,
+    /// System calls are counted.
+    syscalls: Option<Syscalls>,
 }
 
 enum Plan {
@@ -108,13 +112,22 @@ impl Traces {
             Chosen::Unwanted(why) => Plan::Unwanted(why),
             Chosen::Impossible(kind, why) => Plan::Failed(kind, why.to_owned()),
         };
-        let mut tally = Tally::default();
-        if options.syscalls == Some(true) {
-            // Refused in words: an empty count would be a lie.
-            let text = "system calls are not counted: this runner cannot";
-            tally.warn(text.to_owned());
+        Self {
+            plan,
+            options,
+            labels: labels(assignment),
+            tally: Tally::default(),
+            preload: None,
+            syscalls: Syscalls::plan(tracers.choice, &options, facts),
         }
-        Self { plan, options, labels: labels(assignment), tally, preload: None }
+    }
+
+    /// Begins to count a repetition's system calls, if that is asked for.
+    /// What traces must have begun: it may make the group that is counted.
+    pub(super) async fn count(&mut self, place: &Place<'_>, out: &RunOut) {
+        if let Some(syscalls) = &mut self.syscalls {
+            syscalls.start(place, out).await;
+        }
     }
 
     /// How often the command is to run.
@@ -200,6 +213,9 @@ impl Traces {
         out: &RunOut,
         keep: &Keepsakes,
     ) {
+        if let Some(syscalls) = &mut self.syscalls {
+            syscalls.finish(repetition, keep).await;
+        }
         if matches!(self.plan, Plan::Unwanted(_)) {
             return;
         }
@@ -231,11 +247,13 @@ impl Traces {
 
     /// What the record says.
     pub(super) fn summary(self) -> TraceSummary {
-        match self.plan {
+        let summary = match self.plan {
             Plan::Unwanted(why) => TraceSummary::none(why),
             Plan::Failed(kind, _) => self.tally.summary(kind),
             Plan::Trace(tracer) => self.tally.summary(tracer.kind()),
-        }
+        };
+        let syscalls = self.syscalls.map(|syscalls| syscalls.summary());
+        TraceSummary { syscalls, ..summary }
     }
 }
 

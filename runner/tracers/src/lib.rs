@@ -14,6 +14,7 @@ mod node;
 mod preload;
 mod render;
 mod sample;
+mod syscalls;
 mod tracer;
 
 pub use choice::{Choice, Chosen, Place, choose};
@@ -22,6 +23,7 @@ pub use environment::{Additions, OPT_OUT, add};
 pub use node::node_trace;
 pub use preload::Preload;
 pub use sample::{Program, Sample};
+pub use syscalls::{Counting, cannot_count};
 pub use tracer::{
     Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
 };

@@ -1,6 +1,7 @@
 //! Traces and their differences in words. Pure.
 
 use ntrace_protocol::compare::{DiffRow, DiffView, Level, Measure, Side, Unit};
+use ntrace_protocol::syscalls::SyscallSummary;
 use ntrace_protocol::text::escape;
 use ntrace_protocol::trace::{Health, TraceState, TraceSummary};
 
@@ -24,6 +25,7 @@ pub(crate) fn summary(trace: &TraceSummary) -> Vec<String> {
     if trace.state == TraceState::Stored {
         lines.push(format!("trace: {}", facts(trace).join(", ")));
     }
+    lines.extend(trace.syscalls.as_ref().map(SyscallSummary::sentence));
     for warning in &trace.warnings {
         lines.push(format!("trace warning: {}", escape(warning)));
     }
@@ -211,6 +213,8 @@ mod tests {
             "state": "stored", "tracer": "sample", "hz": 199, "profiles": 8,
             "samples": 9950, "lost": 3, "share_named": 0.9876,
             "cpu_seconds": 50.0, "samples_over_cpu": 1.0, "kernel": true,
+            "syscalls": {"total": 9, "kinds": 1, "first":
+                [{"name": "read", "number": 0, "count": 9}]},
             "warnings": ["short\u{7} processes"],
         }))
         .unwrap();
@@ -220,6 +224,7 @@ mod tests {
                 "trace stored by sample at 199 Hz",
                 "trace: 8 profiles, 9950 samples, 3 lost, 98.8 % of frames \
                  named, cpu 50.00s, health 1.00 (good), with the kernel",
+                "9 system calls: read 9",
                 "trace warning: short\\x07 processes",
             ]
         );

@@ -73,3 +73,9 @@ async fn hangs_of_an_ordinary_user_are_named() {
     let Some(stage) = stage(1).await else { return };
     crate::traces::hangs_are_named(&stage).await;
 }
+
+#[tokio::test]
+async fn an_ordinary_user_is_told_why_system_calls_are_not_counted() {
+    let Some(stage) = stage(1).await else { return };
+    crate::syscalls::who_may_not_count_is_told(&stage).await;
+}

@@ -182,13 +182,15 @@ fn launch(
         if let Some(count) = header.nofile {
             limit(libc::RLIMIT_NOFILE, count)?;
         }
+        sys::reset_signals();
+        // What follows is counted as the job's, if its system calls are
+        // counted: as little as can be.
         ready.account.assume().map_err(|e| ("become the user", e))?;
         sys::set_dumpable(false);
         if let Some(count) = header.pids {
             limit(libc::RLIMIT_NPROC, count)?;
         }
         sys::forbid_new_rights().map_err(|e| ("give up rights", e))?;
-        sys::reset_signals();
         Ok(())
     };
     if let Err((step, error)) = set_up() {

@@ -35,7 +35,7 @@ const _: () = assert!(SLOTS * FIELDS * 8 <= 32 << 10);
 const LAST_ERROR: i32 = -511;
 
 /// What the programs are to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Parts {
     /// The kind of machine.
     pub arch: Arch,
@@ -46,7 +46,7 @@ pub(crate) struct Parts {
     /// The map of the slots, all of them in the value at 0.
     pub counts: i32,
     /// Whose calls do not count.
-    pub not_of: Option<u32>,
+    pub not_of: Vec<u32>,
 }
 
 /// Where in a slot a program counts.
@@ -127,9 +127,11 @@ fn only_of_the_group(a: &mut Asm, parts: &Parts, out: Label) {
     a.set(R2, 0);
     a.call(Helper::CurrentTaskUnderCgroup);
     a.jump_if(R0, If::NotEqual, 1, out);
-    if let Some(uid) = parts.not_of {
+    if !parts.not_of.is_empty() {
         a.call(Helper::GetCurrentUidGid);
-        a.jump_if(R0, If::EqualNarrow, uid as i32, out);
+    }
+    for uid in &parts.not_of {
+        a.jump_if(R0, If::EqualNarrow, *uid as i32, out);
     }
 }
 
@@ -189,18 +191,19 @@ fn end(a: &mut Asm, out: Label) {
 mod tests {
     use super::*;
 
-    fn parts(arch: Arch, not_of: Option<u32>) -> Parts {
+    fn parts(arch: Arch, not_of: &[u32]) -> Parts {
         let narrow = match arch {
             Arch::X86_64 => Narrow::InTask(16, 2),
             Arch::Aarch64 => arch.narrow(None).unwrap(),
         };
+        let not_of = not_of.to_vec();
         Parts { arch, narrow, groups: 7, counts: 8, not_of }
     }
 
     #[test]
     fn programs_are_small() {
         for arch in [Arch::X86_64, Arch::Aarch64] {
-            for not_of in [None, Some(100_000)] {
+            for not_of in [&[][..], &[100_000, 0]] {
                 let parts = parts(arch, not_of);
                 assert!(enter(&parts).len() < 60);
                 assert!(exit(&parts).len() < 60);
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_group_is_asked_for_before_all_else() {
-        let parts = parts(Arch::X86_64, Some(0));
+        let parts = parts(Arch::X86_64, &[100_000, 0]);
         assert_eq!(calls(&enter(&parts)), [37, 15, 35, 113, 1]);
         assert_eq!(calls(&exit(&parts)), [37, 15, 35, 113, 113, 1]);
     }

@@ -8,24 +8,31 @@ pub struct Target {
     /// The cgroup, of version 2; it is made if it is not there, and removed
     /// in the end if it was made.
     pub group: PathBuf,
-    /// The host's pid of process 1 of the zone. What runs as the same user
-    /// serves the job and is none of it, if the job is another user.
+    /// The host's pid of process 1 of the zone. What runs as its user, or as
+    /// ours, serves the job and is none of it, if the job is another user.
     pub init: Option<i32>,
 }
 
 impl Target {
-    /// The user whose calls do not count, by the number that the host knows.
-    pub(crate) fn not_of(&self) -> Option<u32> {
-        let init = self.init?;
-        let about = |name: &str| {
+    /// The users whose calls do not count, by the host's numbers: the zone's
+    /// root, and who enters the zone to become it.
+    pub(crate) fn not_of(&self) -> Vec<u32> {
+        let about = |init: i32, name: &str| {
             std::fs::read_to_string(format!("/proc/{init}/{name}")).ok()
         };
-        helper_of(&about("status")?, &about("uid_map")?)
+        let root = self.init.and_then(|init| {
+            root_of(&about(init, "status")?, &about(init, "uid_map")?)
+        });
+        let Some(root) = root else { return Vec::new() };
+        let own = rustix::process::geteuid().as_raw();
+        let mut users = vec![root, own];
+        users.dedup();
+        users
     }
 }
 
 /// The zone's root, if the zone has other users.
-fn helper_of(status: &str, uid_map: &str) -> Option<u32> {
+fn root_of(status: &str, uid_map: &str) -> Option<u32> {
     let counts = uid_map
         .lines()
         .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
@@ -44,9 +51,9 @@ mod tests {
     fn the_zones_root_does_not_count_where_it_is_not_the_job() {
         let status = "Name:\tinit\nUid:\t100000\t100000\t100000\t100000\n";
         let range = "         0     100000      65536\n";
-        assert_eq!(helper_of(status, range), Some(100_000));
+        assert_eq!(root_of(status, range), Some(100_000));
         let single = "         0       1000          1\n";
-        assert_eq!(helper_of(status, single), None);
-        assert_eq!(helper_of("", range), None);
+        assert_eq!(root_of(status, single), None);
+        assert_eq!(root_of("", range), None);
     }
 }
