@@ -68,19 +68,20 @@ pub fn flame(profiles: &[&Profile], options: &Options) -> String {
 
 /// The differential flame graph of two commits: red is what takes more CPU
 /// itself than it did, blue what takes less; several profiles of a side are
-/// averaged.
+/// averaged. What may be noise is pale.
 pub fn diff(
     base: &[&Profile],
     new: &[&Profile],
     direction: Direction,
     options: &Options,
 ) -> String {
+    let levels = words::Levels::new(base, new);
     let tree = Tree::new(base, new);
     let side = match direction {
         Direction::New => Side::New,
         Direction::Base => Side::Base,
     };
     let layout = Layout::new(&tree, side, options.order);
-    let words = words::diff(base, new, &tree, &layout, side, options);
+    let words = words::diff(base, new, &levels, &tree, &layout, side, options);
     page::write(&tree, &layout, &words, options.growth)
 }

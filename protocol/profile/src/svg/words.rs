@@ -1,11 +1,15 @@
 //! What is written on a picture: title, figures, legend, and each box's
 //! details.
 
+mod change;
+
+pub(super) use change::{Levels, diff};
+
 use super::Options;
-use super::colour::{self, Paint, Rgb};
+use super::colour::{Paint, Rgb};
 use super::layout::Layout;
 use crate::profile::Profile;
-use crate::tree::{Node, Side, Tree, Unit};
+use crate::tree::{Side, Tree, Unit};
 
 /// Warnings that are shown; the others are counted.
 const MAX_WARNINGS: usize = 4;
@@ -17,11 +21,6 @@ const MAX_REASON: usize = 110;
 const MAX_TITLE: usize = 84;
 /// Lines of the title.
 const TITLE_LINES: usize = 3;
-/// A change of this part of the whole has the full colour.
-const FULL_CHANGE: f64 = 0.02;
-/// A change of this part of the whole is written on its box.
-const WRITTEN_CHANGE: f64 = 0.01;
-
 /// The texts and colours of a picture.
 #[derive(Debug, Default)]
 pub(super) struct Words {
@@ -77,83 +76,6 @@ pub(super) fn flame(
         words.looks.push(Look { colour, mark: String::new(), details });
     }
     words.legend = legend(tree, side, whole);
-    words
-}
-
-/// The words of a differential flame graph.
-pub(super) fn diff(
-    base: &[&Profile],
-    new: &[&Profile],
-    tree: &Tree,
-    layout: &Layout,
-    side: Side,
-    options: &Options,
-) -> Words {
-    let runs = [base.len().max(1) as f64, new.len().max(1) as f64];
-    let per_run = |values: [u64; 2]| {
-        [values[0] as f64 / runs[0], values[1] as f64 / runs[1]]
-    };
-    let whole = per_run(tree.nodes()[0].total);
-    let wide = ["base", "new"][side as usize];
-    let all: Vec<&Profile> = base.iter().chain(new).copied().collect();
-    let unit = tree.unit;
-    let sides = [("base", base), ("new", new)];
-    let mut words = Words {
-        title: title(new, options, "what changed"),
-        lines: sides
-            .iter()
-            .flat_map(|(word, side)| {
-                wrap(&format!("{word}: {}", one_side(side)), MAX_LINE)
-            })
-            .collect(),
-        ..Words::default()
-    };
-    words.lines.push(format!(
-        "widths: CPU of the {wide} commit; all together {}",
-        step(unit, whole)
-    ));
-    let unseen = tree.nodes()[0].total[side as usize] == 0;
-    words.common(&all, layout, options, unseen);
-    let scale = scale(tree, per_run, whole);
-    let written = whole[0].max(whole[1]) * WRITTEN_CHANGE;
-    for place in &layout.places {
-        let node = &tree.nodes()[place.node as usize];
-        let (own, total) = (per_run(node.own), per_run(node.total));
-        let change = own[1] - own[0];
-        let mark = match change.abs() >= written && change != 0.0 {
-            true => signed(unit, change),
-            false => String::new(),
-        };
-        let details = format!(
-            "itself {}\nwith callees {}",
-            step(unit, own),
-            step(unit, total)
-        );
-        let colour = colour::of_change(change / scale);
-        words.looks.push(Look { colour, mark, details });
-    }
-    let (more, less) = (colour::of_change(1.0), colour::of_change(-1.0));
-    words.legend = vec![
-        (more, format!("more CPU itself, {} or more", signed(unit, scale))),
-        (colour::of_change(0.15), "a little more".to_owned()),
-        (colour::of_change(0.0), "the same".to_owned()),
-        (colour::of_change(-0.15), "a little less".to_owned()),
-        (less, format!("less CPU itself, {} or more", signed(unit, -scale))),
-    ];
-    let other = 1 - side as usize;
-    let gone: f64 = tree
-        .nodes()
-        .iter()
-        .filter(|node| node.total[side as usize] == 0)
-        .map(|node| per_run(node.own)[other])
-        .sum();
-    if gone > 0.0 && !unseen {
-        words.lines.push(format!(
-            "not in this picture: {} of stacks that only the {} commit has",
-            amount(unit, gone),
-            ["base", "new"][other]
-        ));
-    }
     words
 }
 
@@ -244,21 +166,6 @@ fn title(
     lines
 }
 
-/// The figures of one side of a comparison.
-fn one_side(profiles: &[&Profile]) -> String {
-    let first = profiles.first().map(|profile| &profile.header);
-    let commit = first.map_or("", |header| header.commit.as_str());
-    let commit: String = commit.chars().take(12).collect();
-    let runs = match profiles.len() {
-        1 => "1 run".to_owned(),
-        runs => format!("{runs} runs"),
-    };
-    let parts = [commit, runs, figures(profiles)];
-    let said: Vec<String> =
-        parts.into_iter().filter(|part| !part.is_empty()).collect();
-    said.join(" · ")
-}
-
 /// Samples, rate, CPU time, lost, named share: the sum of some profiles.
 fn figures(profiles: &[&Profile]) -> String {
     let (mut samples, mut cpu, mut lost, mut throttled) = (0, 0, 0, 0);
@@ -316,33 +223,6 @@ fn legend(tree: &Tree, side: usize, whole: u64) -> Vec<(Rgb, String)> {
         own => format!("{} {}", paint.words(), share(own, whole)),
     };
     paints.iter().map(|paint| (paint.rgb(), text(*paint))).collect()
-}
-
-/// The change that has the full colour: the largest of one node, but at
-/// least a part of the whole, so that noise alone stays pale.
-fn scale(
-    tree: &Tree,
-    per_run: impl Fn([u64; 2]) -> [f64; 2],
-    whole: [f64; 2],
-) -> f64 {
-    let change = |node: &Node| {
-        let own = per_run(node.own);
-        (own[1] - own[0]).abs()
-    };
-    let most = tree.nodes().iter().map(change).fold(0.0, f64::max);
-    most.max(whole[0].max(whole[1]) * FULL_CHANGE).max(1.0)
-}
-
-fn step(unit: Unit, values: [f64; 2]) -> String {
-    let change = signed(unit, values[1] - values[0]);
-    let (base, new) = (amount(unit, values[0]), amount(unit, values[1]));
-    format!("{base} → {new} ({change})")
-}
-
-/// A change with its sign.
-fn signed(unit: Unit, change: f64) -> String {
-    let sign = if change < 0.0 { "−" } else { "+" };
-    format!("{sign}{}", amount(unit, change.abs()))
 }
 
 /// An amount with its unit.
