@@ -6,12 +6,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{
+    AtFlags, CWD, Dir, DirEntry, FileType, FlockOperation, Mode, OFlags,
+};
 
 use crate::place::Place;
 use crate::sys::{self, Forked};
@@ -26,13 +28,17 @@ const ROUNDS: u32 = 100;
 /// that depth costs no descriptors.
 const DEPTH: usize = 64;
 
-/// Puts a file or a directory away.
-pub(crate) fn discard(place: &Place, path: &Path) -> io::Result<()> {
+/// A name that nothing in the trash has.
+fn new_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let now = crate::clock::now_ms();
-    let name = format!("{now}-{}-{count}", std::process::id());
-    match fs::rename(path, place.trash().join(name)) {
+    format!("{now}-{}-{count}", std::process::id())
+}
+
+/// Puts a file or a directory away.
+pub(crate) fn discard(place: &Place, path: &Path) -> io::Result<()> {
+    match fs::rename(path, place.trash().join(new_name())) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
@@ -78,7 +84,8 @@ pub(crate) fn purge_behind(place: &Place) {
     }
 }
 
-/// Deletes all that is in the trash, unless another does.
+/// Deletes all that is in the trash, unless another does. What cannot be
+/// deleted stays until the next time, and the rest goes all the same.
 ///
 /// Looks once more after it let the lock go: who came with something and
 /// found the lock taken relies on that.
@@ -116,50 +123,55 @@ fn open_dir<Fd: AsFd>(at: Fd, name: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
-/// Empties a directory; gives how many entries went.
+/// Empties a directory as far as that can be done; the first error at the
+/// end.
 fn empty(
     dir: &OwnedFd,
     top: &OwnedFd,
     depth: usize,
     spare: &dyn Fn(&[u8]) -> bool,
-) -> rustix::io::Result<u64> {
-    let mut count = 0;
+) -> rustix::io::Result<()> {
+    let mut all = Ok(());
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let bytes = name.to_bytes();
-        if matches!(bytes, b"." | b"..") || spare(bytes) {
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") || spare(name) {
             continue;
         }
-        count += 1;
-        let is_dir = match entry.file_type() {
-            FileType::Unknown => {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::statat(dir, name, flags).is_ok_and(|stat| {
-                    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-                })
-            }
-            kind => kind == FileType::Directory,
-        };
-        if !is_dir {
-            let done = rustix::fs::unlinkat(dir, name, AtFlags::empty());
-            retry_opened(dir, done, || {
-                rustix::fs::unlinkat(dir, name, AtFlags::empty())
-            })?;
-            continue;
-        }
-        if depth >= DEPTH {
-            let up = format!("deep-{}-{count}", dir.as_raw_fd());
-            rustix::fs::renameat(dir, name, top, up)?;
-            continue;
-        }
-        let child = open_child(dir, bytes)?;
-        empty(&child, top, depth + 1, &|_| false)?;
-        drop(child);
-        let remove = || rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
-        retry_opened(dir, remove(), remove)?;
+        all = all.and(remove(dir, top, depth, &entry));
     }
-    Ok(count)
+    all
+}
+
+/// Removes an entry of a directory, with all below it.
+fn remove(
+    dir: &OwnedFd,
+    top: &OwnedFd,
+    depth: usize,
+    entry: &DirEntry,
+) -> rustix::io::Result<()> {
+    let name = entry.file_name();
+    let is_dir = match entry.file_type() {
+        FileType::Unknown => {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::statat(dir, name, flags).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            })
+        }
+        kind => kind == FileType::Directory,
+    };
+    if !is_dir {
+        let unlink = || rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        return retry_opened(dir, unlink(), unlink);
+    }
+    if depth >= DEPTH {
+        return rustix::fs::renameat(dir, name, top, new_name());
+    }
+    let child = open_child(dir, name.to_bytes())?;
+    empty(&child, top, depth + 1, &|_| false)?;
+    drop(child);
+    let remove = || rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR);
+    retry_opened(dir, remove(), remove)
 }
 
 /// Opens a directory that its maker may have closed to everybody.
@@ -187,5 +199,70 @@ fn retry_opened(
             again()
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a directory that nobody can remove, for as long as this lives.
+    struct Busy(std::path::PathBuf);
+
+    impl Busy {
+        fn make(at: &Path) -> Option<Busy> {
+            let flags = rustix::mount::MountFlags::empty();
+            let made = rustix::mount::mount("tmpfs", at, "tmpfs", flags, None);
+            made.ok().map(|()| Busy(at.to_owned()))
+        }
+    }
+
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            let _ = rustix::mount::unmount(&self.0, flags);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_deleted_does_not_keep_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a/x/y", "b/x/y", "c/x/y", "d/x/y"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("file"), "text").unwrap();
+        }
+        let Some(busy) = Busy::make(&dir.path().join("b/x/y")) else {
+            eprintln!("SKIPPED: only root can make a mount that is in the way");
+            return;
+        };
+        let top = open_dir(CWD, dir.path()).unwrap();
+        let left = || -> Vec<_> {
+            let entries = fs::read_dir(dir.path()).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect()
+        };
+        assert!(empty(&top, &top, 0, &|_| false).is_err());
+        assert_eq!(left(), ["b"]);
+        drop(busy);
+        assert_eq!(empty(&top, &top, 0, &|_| false), Ok(()));
+        assert!(left().is_empty());
+    }
+
+    #[test]
+    fn a_tree_deeper_than_one_pass_goes_is_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = open_dir(CWD, dir.path()).unwrap();
+        let mut at = open_dir(CWD, dir.path()).unwrap();
+        for _ in 0..300 {
+            let mode = Mode::from_raw_mode(0o700);
+            rustix::fs::mkdirat(&at, "deep", mode).unwrap();
+            at = open_dir(&at, Path::new("deep")).unwrap();
+        }
+        drop(at);
+        let mut rounds = 0;
+        while fs::read_dir(dir.path()).unwrap().count() > 0 {
+            empty(&top, &top, 0, &|_| false).unwrap();
+            rounds += 1;
+            assert!(rounds < 200, "it is not emptied");
+        }
     }
 }
