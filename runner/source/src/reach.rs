@@ -4,6 +4,7 @@
 //! what is found here is what a job will find.
 
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -90,11 +91,10 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, GitError> {
-        static COUNT: std::sync::atomic::AtomicU32 =
-            std::sync::atomic::AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let id = std::process::id();
-        let dir = std::env::temp_dir().join(format!("ntrace-ask-{id}-{count}"));
+        // A name that nobody can foresee, nor a killed one has left.
+        let random = RandomState::new().build_hasher().finish();
+        let name = format!("ntrace-ask-{random:016x}");
+        let dir = std::env::temp_dir().join(name);
         // `create` refuses what somebody else has put there before us.
         let made = fs::DirBuilder::new().mode(0o700).create(&dir);
         made.map_err(|error| GitError::Start {
