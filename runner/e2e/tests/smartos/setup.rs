@@ -1,5 +1,6 @@
 //! setup-gz on the files of a host.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use super::gate::{OTHER, WORKER, repository};
@@ -68,6 +69,14 @@ fn a_new_key_takes_the_place_of_the_old_and_undo_takes_it_away() {
     let live = host.read(LIVE);
     assert_eq!(live.lines().count(), 2, "{live}");
     assert!(live.starts_with("from=\"10.0.0.9\",restrict,command="), "{live}");
+    // Without a word on it the restriction stays, as at an upgrade.
+    host.must("setup-gz", &options[..4]);
+    let lines = |text: &str| -> BTreeSet<String> {
+        text.lines().map(str::to_owned).collect()
+    };
+    assert_eq!(lines(&host.read(LIVE)), lines(&live));
+    host.must("setup-gz", &[&options[..5], &["*"]].concat());
+    assert!(host.read(LIVE).contains("from=\"*\",restrict,"));
 
     let said = host.must("setup-gz", &["--undo", "--name", "a.b"]);
     assert!(said.stderr.contains("so it stays"), "{said:?}");
