@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ntrace_protocol::runner::{Assignment, Held, Hello, RunnerView, Welcome};
 use ntrace_protocol::worker::WorkerView;
-use ntrace_protocol::{JobId, RunId, WireError, WorkerUuid};
+use ntrace_protocol::{JobId, RunId, StopOrder, WireError, WorkerUuid};
 use ntrace_scheduler::{ConnId, LostBecause, WaiterId};
 use ntrace_session::Peer;
 use ntrace_store::{Leased, Line};
@@ -77,7 +77,7 @@ pub(crate) enum Request {
     },
     StopAsked {
         job: JobId,
-        grace_ms: u64,
+        order: StopOrder,
     },
     Runners(oneshot::Sender<Vec<RunnerView>>),
     Workers(oneshot::Sender<Vec<WorkerView>>),

@@ -171,7 +171,7 @@ fn assemble(
         lease: run.lease,
         runner: run.runner,
         worker: run.worker,
-        stop_grace: run.stop_grace,
+        stop: run.stop,
     });
     let scheduler = Scheduler::new(settings, Duration::ZERO, known);
     let parts = engine::Parts {

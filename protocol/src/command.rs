@@ -107,8 +107,10 @@ pub const DISPATCHER: &[Command] = &[
         name: "stop",
         args: &[needed("id"), optional("options")],
         about: "TERM, {grace} (10s), then KILL of everything in the run; \
+                {evidence: true} first looks what it is doing, a few \
+                seconds at most, and keeps that as artefacts evidence/...; \
                 answers the job",
-        example: r#"["stop",["0192d3a4-5b6c",{"grace":"5s"}],1]"#,
+        example: r#"["stop",["0192d3a4-5b6c",{"grace":"5s","evidence":true}],1]"#,
     },
     Command {
         name: "remove",
@@ -267,9 +269,9 @@ pub const TO_RUNNER: &[Command] = &[
     PING,
     Command {
         name: "stop",
-        args: &[needed("run_id"), optional("grace_ms")],
-        about: "ends a run",
-        example: r#"["stop",["0192d3a4-5b6c-7d8e-9f00-112233445566",10000],1]"#,
+        args: &[needed("run_id"), optional("grace_ms"), optional("options")],
+        about: "ends a run; {evidence: true} first looks what it is doing",
+        example: r#"["stop",["0192d3a4-5b6c-7d8e-9f00-112233445566",10000,{"evidence":true}],1]"#,
     },
 ];
 

@@ -8,9 +8,9 @@
 //! fixed table of what may be asked; [`name`], [`id`] and [`unit`] are the
 //! small validated values; [`spec`] is what a user asks for; [`job`] and
 //! [`worker`] are the states with their tables of legal moves; [`report`] is
-//! what a runner sends back, [`trace`] what became of a run's trace,
-//! [`syscalls`] which system calls it made, and [`compare`] how traces are
-//! looked at.
+//! what a runner sends back, [`stop`] how it is told to end a run, [`trace`]
+//! what became of a run's trace, [`syscalls`] which system calls it made, and
+//! [`compare`] how traces are looked at.
 
 pub mod codec;
 pub mod command;
@@ -24,6 +24,7 @@ pub mod name;
 pub mod report;
 pub mod runner;
 pub mod spec;
+pub mod stop;
 pub mod syscalls;
 pub mod text;
 pub mod trace;
@@ -39,6 +40,7 @@ pub use message::{Answer, Message, Request};
 pub use name::{Commit, Label, Owner, Repo, RunnerName};
 pub use report::{Data, Report, Stream};
 pub use spec::{JobSpec, Source};
+pub use stop::StopOrder;
 pub use trace::{TraceOptions, TraceSummary};
 pub use unit::Timestamp;
 pub use worker::WorkerState;

@@ -7,6 +7,7 @@
 
 mod alone;
 mod artefacts;
+mod closing;
 mod command;
 mod environment;
 mod evidence;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::uplink::{Job, RunOut, StopSignal, StopWhy};
+use evidence::Seen;
 pub use farewell::Farewell;
 use keep::Keepsakes;
 pub use limits::{Baseline, Policy};
@@ -93,6 +95,7 @@ pub async fn execute(
         usage: Usage::default(),
         traces: None,
         keep: Keepsakes::default(),
+        seen: Seen::default(),
     };
     let own = run.place.vm.ntrace.as_ref();
     let place = own.map(place_of);
@@ -102,7 +105,7 @@ pub async fn execute(
     }
     let verdict = run.attempt().await;
     let verdict = run.place.left_alone(verdict).await;
-    let Run { usage, traces, keep, .. } = run;
+    let Run { usage, traces, keep, seen, .. } = run;
     info!(
         job = %assignment.id,
         run = %assignment.run_id,
@@ -110,7 +113,7 @@ pub async fn execute(
         reason = verdict.reason.map_or("", Reason::as_str),
         "run ended"
     );
-    Farewell { out, stop, verdict, usage, traces, keep }
+    Farewell { out, stop, verdict, usage, traces, keep, seen }
 }
 
 /// What the record says of the place.
@@ -136,6 +139,8 @@ struct Run<'a> {
     traces: Option<Traces>,
     /// What the runner itself made of this run.
     keep: Keepsakes,
+    /// Whether it was looked at before it was ended.
+    seen: Seen,
 }
 
 impl Run<'_> {

@@ -227,7 +227,7 @@ impl Shared {
         let Some(run) = self.run(run_id) else { return };
         let meta = run.spool.meta();
         info!(job = %meta.job, run = %run_id, why, "run dropped");
-        run.stop.give(Stop { grace: Duration::ZERO, why: StopWhy::Dropped });
+        run.stop.give(Stop::dropped());
         if let Err(error) = run.spool.discard() {
             warn!(run = %run_id, error = chain(&error), "spool not deleted");
         }

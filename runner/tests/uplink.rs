@@ -210,11 +210,19 @@ async fn a_stop_reaches_its_run_with_the_grace() {
     peer.call("stop", &args, DEADLINE).await.unwrap();
     let stop = timeout(DEADLINE, job.stop.stopped()).await.unwrap();
     assert_eq!(stop.grace, Duration::from_millis(1234));
-    assert_eq!(stop.why, StopWhy::Asked);
+    assert_eq!((stop.why, stop.evidence), (StopWhy::Asked, false));
+    // Asked again, now with evidence, by a dispatcher that is newer still.
+    let options = json!({"evidence": true, "later": 1});
+    let args = [args[0].clone(), json!(5), options];
+    peer.call("stop", &args, DEADLINE).await.unwrap();
+    let stop = timeout(DEADLINE, job.stop.changed()).await.unwrap();
+    assert_eq!((stop.grace.as_millis(), stop.evidence), (5, true));
     for (args, code) in [
         (vec![json!(fake::new_run())], "ENOENT"),
         (vec![json!("x")], "EINVAL"),
         (vec![args[0].clone(), json!("soon")], "EINVAL"),
+        (vec![args[0].clone(), json!(1), json!(true)], "EINVAL"),
+        (vec![args[0].clone(), json!(1), json!({"evidence": 1})], "EINVAL"),
     ] {
         let error = peer.call("stop", &args, DEADLINE).await.unwrap_err();
         assert_eq!(error.wire().unwrap().code.as_str(), code);

@@ -109,13 +109,16 @@ pub enum Command {
         timeout: Option<Duration>,
     },
     /// Stop a job: TERM, grace, then KILL of everything in its run.
-    #[command(after_help = "Example: ntrace stop 0192d3a4-5b6c --grace 5s")]
+    #[command(after_help = STOP_HELP)]
     Stop {
         /// The job: its id, or 8 or more characters of its beginning.
         id: JobRef,
-        /// How long it has between TERM and KILL.
+        /// How long it has between TERM and KILL; 10s unless said.
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         grace: Option<Duration>,
+        /// First see what it is doing: processes, stacks, open files.
+        #[arg(long)]
+        evidence: bool,
     },
     /// Forget a final job and all that it left.
     #[command(after_help = "Example: ntrace remove 0192d3a4-5b6c")]
@@ -179,6 +182,21 @@ switches that off. Events are shown on a terminal only, or with
 Examples:
   ntrace logs -f 0192d3a4-5b6c
   ntrace logs 0192d3a4-5b6c --stream stdout > out.bin";
+
+const STOP_HELP: &str = "\
+With --evidence the runner first looks what the job is doing, a few seconds at
+most: its processes, where each waits, the stack of each thread, open files and
+the last seconds of its trace. `ntrace why ID` then has it in a sentence, and
+the artefacts evidence/processes.txt, evidence/stacks.txt and
+evidence/last-seconds.folded have the rest.
+
+A second stop changes the grace. It takes no evidence away, and may still ask
+for it.
+
+Examples:
+  ntrace stop 0192d3a4-5b6c --grace 5s
+  ntrace stop 0192d3a4-5b6c --evidence
+  ntrace artefacts get 0192d3a4-5b6c evidence/stacks.txt -o -";
 
 const FLAME_HELP: &str = "\
 Writes an SVG that a browser shows: click a frame to zoom, Ctrl-F to search.

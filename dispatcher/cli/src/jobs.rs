@@ -1,10 +1,10 @@
 //! `status`, `list`, `stop`, `remove`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use ntrace_client::ListFilter;
-use ntrace_protocol::Timestamp;
+use ntrace_client::{ListFilter, StopOptions};
 use ntrace_protocol::id::JobRef;
+use ntrace_protocol::{JobId, Timestamp};
 use serde_json::json;
 
 use crate::args::ListArgs;
@@ -102,12 +102,12 @@ fn there_are_more(next: &str) -> String {
 
 pub(crate) async fn stop(
     id: &JobRef,
-    grace: Option<Duration>,
+    options: StopOptions,
     link: &mut Link,
     screen: &Screen,
 ) -> Result<Status, Failure> {
     let id = id.to_string();
-    let job = link.ask(screen, async |d| d.stop(&id, grace).await).await?;
+    let job = link.ask(screen, async |d| d.stop(&id, options).await).await?;
     if screen.json {
         screen.json(&job)?;
     } else if job.state.is_final() {
@@ -117,8 +117,18 @@ pub(crate) async fn stop(
             "{} is {}, and is being stopped",
             job.id, job.state
         ))?;
+        if options.evidence {
+            screen.say(&evidence_will_be(job.id));
+        }
     }
     Ok(Status::Ok)
+}
+
+fn evidence_will_be(job: JobId) -> String {
+    format!(
+        "what it was doing: `ntrace wait {job}`, then `ntrace why {job}` has \
+         the sentence and `ntrace artefacts list {job}` the files evidence/…"
+    )
 }
 
 pub(crate) async fn remove(

@@ -35,6 +35,7 @@ pub use failure::{Failure, Status};
 
 use args::Command;
 use link::Link;
+use ntrace_client::StopOptions;
 use screen::Screen;
 
 /// Runs a command to its end, and says on stderr what went wrong.
@@ -62,8 +63,9 @@ async fn dispatch(
         Command::Wait { id, timeout } => {
             wait::wait(&id, timeout, link, screen).await
         }
-        Command::Stop { id, grace } => {
-            jobs::stop(&id, grace, link, screen).await
+        Command::Stop { id, grace, evidence } => {
+            let options = StopOptions { grace, evidence };
+            jobs::stop(&id, options, link, screen).await
         }
         Command::Remove { id } => jobs::remove(&id, link, screen).await,
         Command::Artefacts(args) => artefacts::run(args, link, screen).await,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ntrace_protocol::runner::Held;
-use ntrace_protocol::{JobId, Lease, RunId, RunnerName, WorkerUuid};
+use ntrace_protocol::{JobId, Lease, RunId, RunnerName, StopOrder, WorkerUuid};
 
 /// A connection; numbers are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,8 +107,8 @@ pub enum Event {
     StopAsked {
         /// The job.
         job: JobId,
-        /// How long it may take.
-        grace_ms: u64,
+        /// How.
+        order: StopOrder,
     },
     /// The runner has answered to `stop`, or not.
     StopTold {
@@ -200,8 +200,8 @@ pub enum Effect {
         conn: ConnId,
         /// The run.
         run: RunId,
-        /// How long it may take.
-        grace_ms: u64,
+        /// How.
+        order: StopOrder,
     },
     /// Close a connection: a newer one has the same name.
     Close {

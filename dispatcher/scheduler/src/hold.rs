@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ntrace_protocol::{JobId, Lease, RunId, RunnerName, WorkerUuid};
+use ntrace_protocol::{JobId, Lease, RunId, RunnerName, StopOrder, WorkerUuid};
 
 use crate::event::{ConnId, Effect};
 
@@ -23,7 +23,7 @@ pub(crate) struct Hold {
 /// A stop that was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stop {
-    grace_ms: u64,
+    order: StopOrder,
     telling: Telling,
 }
 
@@ -37,8 +37,13 @@ enum Telling {
 }
 
 impl Stop {
-    pub(crate) fn new(grace_ms: u64) -> Self {
-        Self { grace_ms, telling: Telling::NotYet }
+    pub(crate) fn new(order: StopOrder) -> Self {
+        Self { order, telling: Telling::NotYet }
+    }
+
+    /// It is asked for again, so it is told again.
+    pub(crate) fn then(self, later: StopOrder) -> Self {
+        Self::new(self.order.then(later))
     }
 
     /// The runner has answered, or not.
@@ -68,8 +73,8 @@ impl Hold {
         };
         if is_new || stop.telling == Telling::NotYet {
             stop.telling = Telling::Now;
-            let grace_ms = stop.grace_ms;
-            out.push(Effect::TellStop { conn, run, grace_ms });
+            let order = stop.order;
+            out.push(Effect::TellStop { conn, run, order });
         }
     }
 }

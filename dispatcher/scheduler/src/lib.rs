@@ -12,7 +12,8 @@
 //! Reading order: [`event`] says what goes in and what comes out,
 //! [`scheduler`] is the decision, [`requeue`] is what a lost run means.
 
-pub mod event;
+pub mod early;
+mod event;
 mod hold;
 pub mod requeue;
 pub mod scheduler;

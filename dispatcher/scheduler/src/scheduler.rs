@@ -4,18 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use ntrace_protocol::runner::Held;
-use ntrace_protocol::{JobId, Lease, RunId, RunnerName, WorkerUuid};
+use ntrace_protocol::{JobId, Lease, RunId, RunnerName, StopOrder, WorkerUuid};
 
+use crate::early::EarlyStops;
 use crate::event::{ConnId, Effect, Event, LostBecause, Settings, WaiterId};
 use crate::hold::{Hold, Holder, Stop};
 
 /// Jobs whose place failed that are remembered. Past this the oldest are
 /// forgotten, which costs at most a second try in the same worker.
 const AVOIDED_MAX: usize = 1024;
-
-/// Stops of jobs that are just being leased. Past this the oldest are
-/// forgotten here, and told when their runner comes back.
-const EARLY_MAX: usize = 1024;
 
 /// A run that was under way when the last process ended.
 #[derive(Clone, Debug)]
@@ -31,7 +28,7 @@ pub struct Known {
     /// In which worker.
     pub worker: Option<WorkerUuid>,
     /// Set if it is to be stopped.
-    pub stop_grace: Option<u64>,
+    pub stop: Option<StopOrder>,
 }
 
 /// What a runner is told about the runs that it says it holds.
@@ -55,7 +52,7 @@ pub struct Scheduler {
     avoided: Vec<Avoided>,
     workers: HashSet<WorkerUuid>,
     /// Jobs whose stop was asked for before we heard of their lease.
-    early_stops: Vec<(JobId, u64)>,
+    early_stops: EarlyStops,
     /// Grows whenever jobs were queued.
     news: u64,
     /// Whether the queue may hold something.
@@ -112,7 +109,7 @@ impl Scheduler {
                     .map_or(Holder::Anonymous(None), Holder::Named),
                 worker: run.worker,
                 sign: now,
-                stop: run.stop_grace.map(Stop::new),
+                stop: run.stop.map(Stop::new),
                 is_lost: false,
             };
             (run.run, held)
@@ -125,7 +122,7 @@ impl Scheduler {
             conns: HashMap::new(),
             avoided: Vec::new(),
             workers: HashSet::new(),
-            early_stops: Vec::new(),
+            early_stops: EarlyStops::default(),
             news: 0,
             maybe_queued: true,
             credits: 0,
@@ -167,8 +164,8 @@ impl Scheduler {
                 self.leases.remove(&run);
                 self.queued();
             }
-            Event::StopAsked { job, grace_ms } => {
-                self.stop_asked(job, grace_ms, &mut out);
+            Event::StopAsked { job, order } => {
+                self.stop_asked(job, order, &mut out);
             }
             Event::StopTold { run, is_heard } => {
                 self.stop_told(run, is_heard);
@@ -369,13 +366,10 @@ impl Scheduler {
             holder: holder.unwrap_or(Holder::Anonymous(None)),
             worker: asker.as_ref().and_then(|w| w.worker),
             sign: now,
-            stop: None,
+            stop: self.early_stops.take(job).map(Stop::new),
             is_lost: false,
         };
         let held = self.leases.entry(run).insert_entry(held).into_mut();
-        if let Some(at) = self.early_stops.iter().position(|s| s.0 == job) {
-            held.stop = Some(Stop::new(self.early_stops.remove(at).1));
-        }
         match asker {
             Some(w) if w.stage != Stage::Gone => {
                 out.push(Effect::Give { waiter, run });
@@ -450,16 +444,19 @@ impl Scheduler {
         self.queued();
     }
 
-    fn stop_asked(&mut self, job: JobId, grace_ms: u64, out: &mut Vec<Effect>) {
+    fn stop_asked(
+        &mut self,
+        job: JobId,
+        order: StopOrder,
+        out: &mut Vec<Effect>,
+    ) {
         let found = self.leases.iter_mut().find(|(_, held)| held.job == job);
         let Some((run, held)) = found else {
-            if self.early_stops.len() >= EARLY_MAX {
-                self.early_stops.remove(0);
-            }
-            self.early_stops.push((job, grace_ms));
+            self.early_stops.add(job, order);
             return;
         };
-        held.stop = Some(Stop::new(grace_ms));
+        let stop = held.stop.map(|stop| stop.then(order));
+        held.stop = Some(stop.unwrap_or_else(|| Stop::new(order)));
         let conn = match &held.holder {
             Holder::Named(name) => self.names.get(name).copied(),
             Holder::Anonymous(conn) => *conn,

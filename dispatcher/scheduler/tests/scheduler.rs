@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
+use ntrace_protocol::StopOrder;
 use ntrace_protocol::runner::Held;
 use ntrace_protocol::{JobId, Lease, RunId, RunnerName, WorkerUuid};
 use ntrace_scheduler::{
@@ -15,6 +16,14 @@ const LEASE: Duration = Duration::from_secs(30);
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
+}
+
+fn order(grace_ms: u64) -> StopOrder {
+    StopOrder { grace_ms, evidence: false }
+}
+
+fn with_evidence(grace_ms: u64) -> StopOrder {
+    StopOrder { evidence: true, ..order(grace_ms) }
 }
 
 fn worker(n: u8) -> WorkerUuid {
@@ -370,7 +379,7 @@ fn after_a_restart_nothing_expires_for_one_lease() {
         lease: Lease(7),
         runner: Some(name(1)),
         worker: None,
-        stop_grace: Some(5),
+        stop: Some(order(5)),
     };
     let mut world = World::new();
     let settings = Settings { lease: LEASE, ..Settings::default() };
@@ -380,7 +389,7 @@ fn after_a_restart_nothing_expires_for_one_lease() {
     assert!(world.lost().is_empty());
     let held = Held { run_id: run, lease: Lease(7) };
     assert_eq!(world.hello(1, 1, &[held]), [run]);
-    let told = Effect::TellStop { conn: ConnId(1), run, grace_ms: 5 };
+    let told = Effect::TellStop { conn: ConnId(1), run, order: order(5) };
     assert!(world.seen.contains(&told));
     world.pass(LEASE);
     assert_eq!(world.lost(), [LostBecause::Expired]);
@@ -393,8 +402,8 @@ fn a_stop_is_told_to_whoever_holds_the_run() {
     let waiter = world.next(3, None);
     world.settle();
     let run = world.given(waiter).unwrap();
-    world.event(Event::StopAsked { job, grace_ms: 9 });
-    let told = Effect::TellStop { conn: ConnId(3), run, grace_ms: 9 };
+    world.event(Event::StopAsked { job, order: order(9) });
+    let told = Effect::TellStop { conn: ConnId(3), run, order: order(9) };
     assert!(world.seen.contains(&told));
 }
 
@@ -404,10 +413,50 @@ fn a_stop_that_overtakes_its_lease_is_told_with_it() {
     let job = world.push();
     let waiter = world.next(3, None);
     // The store has leased it, and we have not heard of it yet.
-    world.event(Event::StopAsked { job, grace_ms: 9 });
+    world.event(Event::StopAsked { job, order: order(9) });
     world.settle();
     let run = world.given(waiter).unwrap();
-    let told = Effect::TellStop { conn: ConnId(3), run, grace_ms: 9 };
+    let told = Effect::TellStop { conn: ConnId(3), run, order: order(9) };
+    assert!(world.seen.contains(&told));
+}
+
+#[test]
+fn a_later_stop_is_told_with_the_evidence_of_the_earlier_one() {
+    let mut world = World::new();
+    let job = world.push();
+    let waiter = world.next(3, None);
+    // This one overtakes its lease.
+    world.event(Event::StopAsked { job, order: with_evidence(9) });
+    world.settle();
+    let run = world.given(waiter).unwrap();
+    let told = |order| Effect::TellStop { conn: ConnId(3), run, order };
+    assert!(world.seen.contains(&told(with_evidence(9))));
+    world.event(Event::StopTold { run, is_heard: true });
+    // Told at once, though the runner has heard of one.
+    world.event(Event::StopAsked { job, order: order(1) });
+    assert!(world.seen.contains(&told(with_evidence(1))));
+    assert!(!world.seen.contains(&told(order(1))));
+}
+
+#[test]
+fn a_stop_that_outlived_a_restart_keeps_its_evidence() {
+    let (job, run) = (JobId::generate(1, 1), RunId::generate(1, 1));
+    let known = Known {
+        job,
+        run,
+        lease: Lease(7),
+        runner: Some(name(1)),
+        worker: None,
+        stop: Some(with_evidence(5)),
+    };
+    let mut world = World::new();
+    let settings = Settings { lease: LEASE, ..Settings::default() };
+    world.scheduler = Scheduler::new(settings, world.now, [known]);
+    // Asked again before the runner is back, without evidence.
+    world.event(Event::StopAsked { job, order: order(2) });
+    world.hello(1, 1, &[Held { run_id: run, lease: Lease(7) }]);
+    let order = with_evidence(2);
+    let told = Effect::TellStop { conn: ConnId(1), run, order };
     assert!(world.seen.contains(&told));
 }
 
@@ -418,7 +467,7 @@ fn a_stop_is_told_again_until_it_is_heard() {
     let waiter = world.next(3, None);
     world.settle();
     let run = world.given(waiter).unwrap();
-    let told = Effect::TellStop { conn: ConnId(3), run, grace_ms: 9 };
+    let told = Effect::TellStop { conn: ConnId(3), run, order: order(9) };
     let times = |world: &World| {
         world.seen.iter().filter(|effect| **effect == told).count()
     };
@@ -426,7 +475,7 @@ fn a_stop_is_told_again_until_it_is_heard() {
         let runs = vec![world.held(run)];
         world.event(Event::Sign { conn: ConnId(3), runs });
     };
-    world.event(Event::StopAsked { job, grace_ms: 9 });
+    world.event(Event::StopAsked { job, order: order(9) });
     sign(&mut world);
     assert_eq!(times(&world), 1, "it is being told");
     world.event(Event::StopTold { run, is_heard: false });

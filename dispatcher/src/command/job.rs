@@ -8,7 +8,7 @@ use ntrace_protocol::id::JobRef;
 use ntrace_protocol::name::{Label, Owner, Repo};
 use ntrace_protocol::spec::JobRequest;
 use ntrace_protocol::unit::MAX_DURATION;
-use ntrace_protocol::{Code, JobId, JobState, JobView, WireError};
+use ntrace_protocol::{Code, JobId, JobState, JobView, StopOrder, WireError};
 use ntrace_store::{Filter, NewJob, Pushed};
 use serde_json::{Value, json};
 
@@ -186,15 +186,18 @@ pub(crate) async fn wait(conn: &Connection, args: &[Value]) -> Answer {
 
 /// `stop`.
 pub(crate) async fn stop(conn: &Connection, args: &[Value]) -> Answer {
-    let options = Options::read(args, 1, "options", &["grace"])?;
+    let options = Options::read(args, 1, "options", &["grace", "evidence"])?;
     let grace = options.duration("grace")?.unwrap_or(GRACE);
-    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let order = StopOrder {
+        grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        evidence: options.typed("evidence", "true or false")?.unwrap_or(false),
+    };
     let shared = &conn.shared;
     let id = find(shared, args).await?;
-    let asked = shared.store.ask_stop(id, grace_ms, clock::now()).await;
+    let asked = shared.store.ask_stop(id, order, clock::now()).await;
     let state = asked.map_err(|e| e.wire())?.ok_or_else(|| unknown(id))?;
     if state.is_live() {
-        shared.engine.tell(Request::StopAsked { job: id, grace_ms }).await;
+        shared.engine.tell(Request::StopAsked { job: id, order }).await;
     }
     shared.watchers.changed(id);
     Ok(vec![json!(look(shared, id).await?)])

@@ -4,7 +4,7 @@ use ntrace_protocol::compare::WhyStep;
 use ntrace_protocol::job::RunView;
 use ntrace_protocol::text::escape;
 use ntrace_protocol::unit::format_duration;
-use ntrace_protocol::{JobState, JobView, Timestamp};
+use ntrace_protocol::{JobState, JobView, StopOrder, Timestamp};
 use ntrace_store::Behind;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -50,16 +50,12 @@ fn chain(job: &JobView, behind: &Behind, load: Load) -> Vec<WhyStep> {
     if behind.lost_begun + behind.lost_idle > 0 {
         chain.push(step(None, losses(behind)));
     }
+    if let Some(order) = behind.stop {
+        chain.push(step(None, stop_asked(order)));
+    }
     if job.state == JobState::Queued {
         chain.extend(waits(job, load));
     } else if job.state.is_live() {
-        if let Some(ms) = behind.stop_grace {
-            let grace = format_duration(Duration::from_millis(ms));
-            chain.push(step(
-                None,
-                format!("its end was asked for, with {grace} to go"),
-            ));
-        }
         chain.push(step(None, format!("the job is {}", job.state)));
     } else {
         chain.push(step(job.ended, ended(job)));
@@ -175,6 +171,17 @@ fn losses(behind: &Behind) -> String {
     )
 }
 
+fn stop_asked(order: StopOrder) -> String {
+    let grace = format_duration(Duration::from_millis(order.grace_ms));
+    let evidence = match order.evidence {
+        true => ", with evidence of what it was doing",
+        false => "",
+    };
+    format!(
+        "its end was asked for{evidence}, and {grace} between TERM and KILL"
+    )
+}
+
 /// Why a queued job is still queued.
 fn waits(job: &JobView, load: Load) -> Vec<WhyStep> {
     let place = match job.position {
@@ -232,7 +239,7 @@ mod tests {
 
     fn behind(lost_begun: u32) -> Behind {
         let spec = ntrace_protocol::JobSpec::default();
-        Behind { spec, lost_begun, lost_idle: 0, stop_grace: None }
+        Behind { spec, lost_begun, lost_idle: 0, stop: None }
     }
 
     fn texts(job: &JobView, behind: &Behind, load: Load) -> Vec<String> {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use ntrace_protocol::runner::{Assignment, Held, Hello, Welcome};
 use ntrace_protocol::{
-    Code, JobId, Lease, Reason, RunId, RunnerName, WireError,
+    Code, JobId, Lease, Reason, RunId, RunnerName, StopOrder, WireError,
 };
 use ntrace_scheduler::{
     ConnId, Effect, Event, LostBecause, Scheduler, WaiterId,
 };
-use ntrace_session::Peer;
+use ntrace_session::{CallError, Peer};
 use ntrace_store::{Fault, Line, RunError, Store};
-use serde_json::json;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -135,8 +135,8 @@ impl Task {
             Request::Ended { run, place_failed } => {
                 self.event(Event::Ended { run, place_failed });
             }
-            Request::StopAsked { job, grace_ms } => {
-                self.event(Event::StopAsked { job, grace_ms });
+            Request::StopAsked { job, order } => {
+                self.event(Event::StopAsked { job, order });
             }
             Request::StopTold { run, is_heard } => {
                 self.event(Event::StopTold { run, is_heard });
@@ -259,8 +259,8 @@ impl Task {
             Effect::Lose { run, lease, job, because } => {
                 self.spawn_lose(run, lease, job, because);
             }
-            Effect::TellStop { conn, run, grace_ms } => {
-                self.spawn_stop(conn, run, grace_ms);
+            Effect::TellStop { conn, run, order } => {
+                self.spawn_stop(conn, run, order);
             }
             Effect::Close { conn } => {
                 if let Some(peer) = self.peers.get(&conn) {
@@ -336,7 +336,7 @@ impl Task {
         });
     }
 
-    fn spawn_stop(&self, conn: ConnId, run: RunId, grace_ms: u64) {
+    fn spawn_stop(&self, conn: ConnId, run: RunId, order: StopOrder) {
         let (peer, engine) =
             (self.peers.get(&conn).cloned(), self.engine.clone());
         tokio::spawn(async move {
@@ -344,8 +344,7 @@ impl Task {
                 engine.tell(Request::StopTold { run, is_heard: false }).await;
                 return;
             };
-            let args = [json!(run), json!(grace_ms)];
-            let heard = peer.call("stop", &args, STOP_HEARD).await;
+            let heard = tell_stop(&peer, run, order).await;
             let is_heard = heard.is_ok();
             if let Err(error) = heard {
                 // It is told again at its next sign of life.
@@ -353,6 +352,27 @@ impl Task {
             }
             engine.tell(Request::StopTold { run, is_heard }).await;
         });
+    }
+}
+
+/// Tells a runner to stop a run. One that is older than evidence refuses to
+/// hear of it, and is then told the rest.
+async fn tell_stop(
+    peer: &Peer,
+    run: RunId,
+    order: StopOrder,
+) -> Result<Vec<Value>, CallError> {
+    let heard = peer.call("stop", &order.to_args(run), STOP_HEARD).await;
+    match heard {
+        Err(CallError::Refused(error))
+            if order.evidence && error.code == Code::Einval =>
+        {
+            warn!(%run, peer = %peer.addr(), %error,
+                "the runner knows of no evidence");
+            let plain = StopOrder { evidence: false, ..order };
+            peer.call("stop", &plain.to_args(run), STOP_HEARD).await
+        }
+        heard => heard,
     }
 }
 

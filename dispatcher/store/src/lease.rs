@@ -12,7 +12,7 @@ use ntrace_protocol::job::JobEvent;
 use ntrace_protocol::report::{Acked, End, Outcome, Phase};
 use ntrace_protocol::{
     Commit, JobId, JobSpec, JobState, Lease, Reason, RunId, RunnerName,
-    Timestamp, WorkerUuid,
+    StopOrder, Timestamp, WorkerUuid,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -50,8 +50,8 @@ pub struct LiveRun {
     pub runner: Option<RunnerName>,
     /// In which worker it is.
     pub worker: Option<WorkerUuid>,
-    /// Set if its end was asked for: how long it may take, in milliseconds.
-    pub stop_grace: Option<u64>,
+    /// Set if its end was asked for.
+    pub stop: Option<StopOrder>,
 }
 
 /// What is known of a job whose run was lost.
@@ -219,10 +219,10 @@ impl Db {
     pub(crate) async fn ask_stop(
         &self,
         id: JobId,
-        grace_ms: u64,
+        order: StopOrder,
         at: Timestamp,
     ) -> Result<Option<JobState>, RunError> {
-        self.write(move |tx| ask_stop(tx, id, grace_ms, at)).await
+        self.write(move |tx| ask_stop(tx, id, order, at)).await
     }
 
     /// All runs that are under way.
@@ -323,7 +323,7 @@ fn next_queued(
 fn ask_stop(
     tx: &mut Tx<'_>,
     id: JobId,
-    grace_ms: u64,
+    order: StopOrder,
     at: Timestamp,
 ) -> Result<Option<JobState>, RunError> {
     let text = "SELECT seq, state FROM jobs WHERE id = ?1";
@@ -337,8 +337,14 @@ fn ask_stop(
     };
     let state = row::state(&state)?;
     if state.is_live() {
-        let text = "UPDATE jobs SET stop_grace = ?2 WHERE seq = ?1";
-        tx.sql.prepare_cached(text)?.execute([seq, int(grace_ms)])?;
+        // As `StopOrder::then`: the later grace, and evidence for good.
+        let text = "UPDATE jobs SET stop_grace = ?2,
+            stop_evidence = stop_evidence OR ?3 WHERE seq = ?1";
+        tx.sql.prepare_cached(text)?.execute(params![
+            seq,
+            int(order.grace_ms),
+            order.evidence
+        ])?;
         return Ok(Some(state));
     }
     if state != JobState::Queued {
@@ -360,7 +366,7 @@ fn ask_stop(
 
 fn live_runs(sql: &Connection) -> Result<Vec<LiveRun>, Fault> {
     let text = "SELECT jobs.id, runs.id, runs.lease, runs.runner, runs.worker,
-        jobs.stop_grace
+        jobs.stop_grace, jobs.stop_evidence
         FROM runs JOIN jobs ON jobs.seq = runs.job
         WHERE runs.acked IS NULL ORDER BY runs.lease";
     let mut query = sql.prepare(text)?;
@@ -378,7 +384,7 @@ fn live_runs(sql: &Connection) -> Result<Vec<LiveRun>, Fault> {
                 .transpose()
                 .map_err(|_| Fault::Corrupt { what: "runner" })?,
             worker: worker.map(|w| WorkerUuid::of(&w)).transpose()?,
-            stop_grace: row.get::<_, Option<i64>>(5)?.map(uint),
+            stop: row::stop_order(row, 5)?,
         });
     }
     Ok(live)

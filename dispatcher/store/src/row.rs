@@ -4,7 +4,8 @@
 //! are JSON text. What does not parse is a [`Fault::Corrupt`], never a
 //! panic.
 
-use ntrace_protocol::{JobId, JobState, Reason, RunId, WorkerUuid};
+use ntrace_protocol::{JobId, JobState, Reason, RunId, StopOrder, WorkerUuid};
+use rusqlite::Row;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -52,6 +53,17 @@ pub(crate) fn maybe_json<T: DeserializeOwned>(
     what: &'static str,
 ) -> Result<Option<T>, Fault> {
     text.map(|text| from_json(&text, what)).transpose()
+}
+
+/// How a job is to be stopped: its grace in this column, if that was asked
+/// for at all, and whether with evidence in the next.
+pub(crate) fn stop_order(
+    row: &Row<'_>,
+    at: usize,
+) -> rusqlite::Result<Option<StopOrder>> {
+    let grace: Option<i64> = row.get(at)?;
+    let evidence = row.get(at + 1)?;
+    Ok(grace.map(|ms| StopOrder { grace_ms: uint(ms), evidence }))
 }
 
 /// A state from its name.

@@ -83,6 +83,10 @@ const MIGRATIONS: &[&str] = &[
         WHERE repo IS NOT NULL;
     CREATE INDEX jobs_hash ON jobs (hash, seq) WHERE hash IS NOT NULL;
     ",
+    // 3: whether a stop asks for evidence.
+    "
+    ALTER TABLE jobs ADD COLUMN stop_evidence INTEGER NOT NULL DEFAULT 0;
+    ",
 ];
 
 /// Why a database cannot be brought to the present version.

@@ -9,7 +9,7 @@ use ntrace_protocol::id::{ArtefactId, JobRef};
 use ntrace_protocol::report::{Acked, End};
 use ntrace_protocol::runner::ArtefactView;
 use ntrace_protocol::{
-    JobId, JobState, JobView, Lease, RunId, RunnerName, Timestamp,
+    JobId, JobState, JobView, Lease, RunId, RunnerName, StopOrder, Timestamp,
 };
 
 use crate::artefact::{Artefacts, Caps, GetError, Piece, PutError};
@@ -276,10 +276,10 @@ impl Store {
     pub async fn ask_stop(
         &self,
         id: JobId,
-        grace_ms: u64,
+        order: StopOrder,
         at: Timestamp,
     ) -> Result<Option<JobState>, RunError> {
-        self.db.ask_stop(id, grace_ms, at).await
+        self.db.ask_stop(id, order, at).await
     }
 
     /// A run that is over.

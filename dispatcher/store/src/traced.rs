@@ -6,8 +6,8 @@
 use ntrace_protocol::id::ArtefactId;
 use ntrace_protocol::trace::{MAX_REPEAT, TraceFile, TraceSummary};
 use ntrace_protocol::{
-    Commit, JobId, JobSpec, JobState, Owner, Repo, RunId, Source, Timestamp,
-    WorkerUuid,
+    Commit, JobId, JobSpec, JobState, Owner, Repo, RunId, Source, StopOrder,
+    Timestamp, WorkerUuid,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
@@ -78,9 +78,8 @@ pub struct Behind {
     pub lost_begun: u32,
     /// Runs lost of which nobody ever heard.
     pub lost_idle: u32,
-    /// Set if its end was asked for while it ran: how long it may take, in
-    /// milliseconds.
-    pub stop_grace: Option<u64>,
+    /// Set if its end was asked for while it ran.
+    pub stop: Option<StopOrder>,
 }
 
 /// Which jobs to look among.
@@ -164,7 +163,8 @@ impl Db {
         job: JobId,
     ) -> Result<Option<Behind>, Fault> {
         self.read(move |sql| {
-            let text = "SELECT spec, lost_begun, lost_idle, stop_grace
+            let text = "SELECT spec, lost_begun, lost_idle, stop_grace,
+                stop_evidence
                 FROM jobs WHERE id = ?1";
             let mut query = sql.prepare_cached(text)?;
             let mut rows = query.query([&job.as_bytes()[..]])?;
@@ -175,7 +175,7 @@ impl Db {
                 spec: row::from_json(&row.get::<_, String>(0)?, "spec")?,
                 lost_begun: row.get(1)?,
                 lost_idle: row.get(2)?,
-                stop_grace: row.get::<_, Option<i64>>(3)?.map(uint),
+                stop: row::stop_order(row, 3)?,
             }))
         })
         .await

@@ -129,6 +129,8 @@ async fn commands_of_people_name_the_wrong_argument() {
         ("wait", json!([id, {"timeout": "-1s"}]), "EINVAL timeout"),
         ("stop", json!([id]), "ENOENT id"),
         ("stop", json!([id, {"grace": "soon"}]), "EINVAL grace"),
+        ("stop", json!([id, {"evidence": "yes"}]), "EINVAL evidence"),
+        ("stop", json!([id, {"evidences": true}]), "EINVAL options"),
         ("remove", json!([id]), "ENOENT id"),
         ("artefacts", json!([id]), "ENOENT id"),
         ("blob-get", json!(["x", 0, 1]), "EINVAL artefact id"),

@@ -290,6 +290,46 @@ async fn stop_reaches_the_runner_and_the_job_ends_as_stopped() {
 }
 
 #[tokio::test]
+async fn a_stop_with_evidence_outlives_a_restart_and_a_later_plain_one() {
+    let (_temp, dispatcher, mut wire) = start(&["--lease", "60s"]).await;
+    let id = wire.push().await;
+    wire.hello("r0", json!([])).await;
+    let run = wire.next().await;
+    wire.call("stop", json!([id, {"grace": "3s", "evidence": true}])).await;
+    let mut dispatcher = dispatcher.restart().await;
+    let mut wire = dispatcher.connect().await;
+    let texts = wire.call("why", json!([id])).await.to_string();
+    assert!(texts.contains("asked for, with evidence"), "{texts}");
+    wire.call("stop", json!([id, {"grace": "5s"}])).await;
+    dispatcher = dispatcher.restart().await;
+    let mut wire = dispatcher.connect().await;
+    wire.hello("r0", json!([run.held()])).await;
+    let told = wire.request().await;
+    assert_eq!(told[0], "stop");
+    assert_eq!(told[1], json!([run.run, 5000, {"evidence": true}]));
+    dispatcher.end().await;
+}
+
+#[tokio::test]
+async fn a_runner_that_knows_of_no_evidence_is_told_the_rest() {
+    let (_temp, dispatcher, mut wire) = start(&[]).await;
+    let id = wire.push().await;
+    let mut runner = dispatcher.connect().await;
+    runner.hello("r0", json!([])).await;
+    let run = runner.next().await;
+    wire.call("stop", json!([id, {"evidence": true}])).await;
+    let told = runner.request().await;
+    assert_eq!(told[1], json!([run.run, 10_000, {"evidence": true}]));
+    let error = json!({"code": "EINVAL", "message": "at most 2 arguments"});
+    let refusal = format!("{}\n", json!([[error], told[2]]));
+    runner.write_raw(refusal.as_bytes()).await;
+    let told = runner.request().await;
+    assert_eq!(told[0], "stop");
+    assert_eq!(told[1], json!([run.run, 10_000]));
+    dispatcher.end().await;
+}
+
+#[tokio::test]
 async fn a_lost_run_of_a_job_to_be_stopped_is_not_run_again() {
     let (_temp, dispatcher, mut wire) = start(&[]).await;
     let id = wire.push().await;

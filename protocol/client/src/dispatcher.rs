@@ -62,6 +62,42 @@ pub struct ListPage {
     pub next: Option<String>,
 }
 
+/// How `stop` is to stop a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StopOptions {
+    /// How long it has between TERM and KILL; the dispatcher's default
+    /// without one.
+    pub grace: Option<Duration>,
+    /// Whether to see first what it is doing.
+    pub evidence: bool,
+}
+
+impl StopOptions {
+    /// Stops with this grace.
+    pub fn within(grace: Duration) -> Self {
+        Self { grace: Some(grace), ..Self::default() }
+    }
+
+    /// The same, with evidence.
+    #[must_use]
+    pub fn with_evidence(self) -> Self {
+        Self { evidence: true, ..self }
+    }
+
+    /// As `stop` takes it; nothing where nothing is asked for, which an
+    /// older dispatcher understands as well.
+    fn to_value(self) -> Option<Value> {
+        let mut map = serde_json::Map::new();
+        if let Some(grace) = self.grace {
+            map.insert("grace".to_owned(), json!(format_duration(grace)));
+        }
+        if self.evidence {
+            map.insert("evidence".to_owned(), json!(true));
+        }
+        (!map.is_empty()).then_some(Value::Object(map))
+    }
+}
+
 /// A run whose reports were refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refused {
@@ -274,12 +310,10 @@ impl Dispatcher {
     pub async fn stop(
         &self,
         id: &str,
-        grace: Option<Duration>,
+        options: StopOptions,
     ) -> Result<JobView, CallError> {
         let mut args = vec![json!(id)];
-        if let Some(grace) = grace {
-            args.push(json!({"grace": format_duration(grace)}));
-        }
+        args.extend(options.to_value());
         let mut results = self.prompt("stop", &args).await?;
         result("stop", &mut results, 0)
     }

@@ -13,7 +13,7 @@ mod runner;
 pub use backoff::Backoff;
 pub use connect::{ConnectError, connect};
 pub use dispatcher::{
-    AckReply, Dispatcher, Export, ListFilter, ListPage, Refused,
+    AckReply, Dispatcher, Export, ListFilter, ListPage, Refused, StopOptions,
 };
 pub use logs::{LogEnd, LogStream, LogsOptions};
 pub use ntrace_session::{CallError, Peer};

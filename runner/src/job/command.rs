@@ -1,8 +1,7 @@
-//! Watching a command: its output, its clocks, and how it is ended.
+//! Watching a command: its output and its clocks.
 //!
 //! The streams are read by one future that goes on whatever else happens;
-//! beside it run the clocks. A command that is to end is asked (TERM), then
-//! killed, then its zone is halted; each step has a deadline.
+//! beside it run the clocks.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -13,36 +12,19 @@ use bytes::Bytes;
 use ntrace_protocol::Exit;
 use ntrace_protocol::report::{Event, Stream};
 use ntrace_tracers::Sample;
-use ntrace_zones::{
-    Ended as ZoneEnded, Ending, Inside, JobSpec, Run, Signal, Worker,
-};
+use ntrace_zones::{Ended as ZoneEnded, Ending, Inside, JobSpec, Run, Worker};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use super::evidence::Scene;
+use super::chain;
+use super::closing::{AFTER_HALT, Closing};
+use super::evidence::{Scene, Seen};
 use super::keep::Keepsakes;
 use super::limits::Plan;
 use super::trace::Live;
 use super::verdict::{Command, Ended};
-use super::{chain, environment};
-use crate::uplink::{RunOut, StopSignal, StopWhy};
-
-/// How long a command has between TERM and KILL, unless who stops it says
-/// otherwise.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// How long a signal may take to be delivered.
-const DELIVER: Duration = Duration::from_secs(5);
-
-/// How long after KILL the zone is halted.
-const AFTER_KILL: Duration = Duration::from_secs(5);
-
-/// How long halting may take.
-const HALT: Duration = Duration::from_secs(60);
-
-/// How long after the halt the streams may still be open.
-const AFTER_HALT: Duration = Duration::from_secs(10);
+use crate::uplink::{RunOut, StopSignal};
 
 /// The longest that anything may run, where no limit is set at all.
 const NEVER: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -90,6 +72,8 @@ pub(super) struct Stage<'a> {
 /// A command that is over.
 pub(super) struct Finished {
     pub(super) ended: Option<Ended>,
+    /// What was seen of it before it was ended.
+    pub(super) seen: Seen,
     pub(super) command: Command,
     pub(super) output_bytes: u64,
     pub(super) cpu_ms: Option<u64>,
@@ -106,9 +90,16 @@ impl Finished {
         }
     }
 
+    /// A command of a run that was to end before it began.
+    fn not_begun() -> Self {
+        let why = "it was stopped before".to_owned();
+        Self { ended: Some(Ended::Asked), ..Self::not_started(why) }
+    }
+
     fn unknown(why: String) -> Self {
         Self {
             ended: None,
+            seen: Seen::NotBegun,
             command: Command::Unknown(why),
             output_bytes: 0,
             cpu_ms: None,
@@ -169,7 +160,7 @@ impl Progress {
 }
 
 impl<'a> Stage<'a> {
-    fn scene(self) -> Scene<'a> {
+    pub(super) fn scene(self) -> Scene<'a> {
         let Self { worker, inside, live, keep, sample, out } = self;
         Scene { worker, inside, live, keep, sample, out }
     }
@@ -183,6 +174,9 @@ pub(super) async fn supervise(
     stop: StopSignal,
 ) -> Finished {
     let Stage { inside, out, .. } = stage;
+    if stop.get().is_some() {
+        return Finished::not_begun();
+    }
     let began = Instant::now();
     // The place gives up later than we do: we end commands ourselves.
     let run = match inside.run(&spec, began + NEVER) {
@@ -200,9 +194,9 @@ pub(super) async fn supervise(
         )
     };
     let clocks = Clocks { stage, watch, began, progress: &progress };
-    let ended = clocks.watch(pin!(pumps), stop).await;
+    let (ended, seen) = clocks.watch(pin!(pumps), stop).await;
     report_gaps(&progress, out).await;
-    finish(ending, ended, &progress).await
+    Finished { seen, ..finish(ending, ended, &progress).await }
 }
 
 /// Carries a stream to the spool; what is over the limit is counted.
@@ -275,6 +269,7 @@ async fn finish(
     let usage = outcome.usage;
     Finished {
         ended,
+        seen: Seen::Begun,
         command,
         output_bytes,
         cpu_ms: usage.map(|usage| usage.cpu_ms),
@@ -293,77 +288,34 @@ struct Clocks<'a> {
 
 impl Clocks<'_> {
     /// Waits until the streams are at their end; ends the command if a
-    /// clock says so, and says why.
+    /// clock or a person says so. Says why, and what was seen of it.
     async fn watch<F: Future>(
         &self,
         mut pumps: Pin<&mut F>,
         mut stop: StopSignal,
-    ) -> Option<Ended> {
+    ) -> (Option<Ended>, Seen) {
+        let seen = Seen::Begun;
         let why = tokio::select! {
             // It may have written too much and ended before that was seen.
             _ = &mut pumps => {
                 let limit = self.watch.output;
                 let limit = limit.filter(|_| self.progress.cut() > 0);
-                return limit.map(Ended::Output);
+                return (limit.map(Ended::Output), seen);
             }
             why = self.reason_to_end(&mut stop) => why,
         };
-        let (ended, grace) = match why {
-            Why::Dropped => {
-                // Nobody wants to know any more.
-                self.stage.live.lock().await.drop_it();
-                self.halt_during(&mut pumps).await;
-                return Some(Ended::Asked);
-            }
-            Why::Asked(grace) => (Ended::Asked, grace),
-            Why::Limit(ended) => (ended, GRACE),
-        };
-        let asked = self.ask_to_end(ended);
-        if let Some(()) = during(&mut pumps, asked).await {
-            return Some(ended);
-        }
-        if timeout(grace, &mut pumps).await.is_ok() {
-            return Some(ended);
-        }
-        let killed = self.signal(Signal::Kill);
-        if let Some(()) = during(&mut pumps, killed).await {
-            return Some(ended);
-        }
-        if timeout(AFTER_KILL, &mut pumps).await.is_err() {
-            self.halt_during(&mut pumps).await;
-        }
-        Some(ended)
+        let closing = Closing { stage: self.stage, pumps, stop, seen };
+        (Some(why), closing.end(why).await)
     }
 
-    async fn halt_during<F: Future>(&self, pumps: &mut Pin<&mut F>) {
-        let halt = async {
-            let Stage { worker, live, .. } = self.stage;
-            live.lock().await.end_before_halt().await;
-            let halted = worker.halt(Instant::now() + HALT).await;
-            if let Err(error) = halted {
-                // The reset that follows halts again, and tells.
-                warn!(error = chain(&error), "cannot halt a worker");
-            }
-        };
-        if during(pumps, halt).await.is_none() {
-            // What the streams still held has come by now, or never will.
-            let _ = timeout(AFTER_HALT, pumps.as_mut()).await;
-        }
-    }
-
-    async fn reason_to_end(&self, stop: &mut StopSignal) -> Why {
+    async fn reason_to_end(&self, stop: &mut StopSignal) -> Ended {
         let time = self.watch.time.unwrap_or(NEVER);
         let left = time.saturating_sub(self.watch.spent.time);
         tokio::select! {
-            stopped = stop.stopped() => match stopped.why {
-                StopWhy::Asked => Why::Asked(stopped.grace),
-                StopWhy::Dropped => Why::Dropped,
-            },
-            () = sleep_until(self.began + left) => {
-                Why::Limit(Ended::Timeout(time))
-            }
-            limit = self.silence() => Why::Limit(Ended::Silence(limit)),
-            limit = self.too_much() => Why::Limit(Ended::Output(limit)),
+            _ = stop.stopped() => Ended::Asked,
+            () = sleep_until(self.began + left) => Ended::Timeout(time),
+            limit = self.silence() => Ended::Silence(limit),
+            limit = self.too_much() => Ended::Output(limit),
         }
     }
 
@@ -391,43 +343,5 @@ impl Clocks<'_> {
             tokio::time::sleep(LOOK).await;
         }
         limit
-    }
-
-    /// Evidence first where a clock ran out, then TERM.
-    async fn ask_to_end(&self, ended: Ended) {
-        if matches!(ended, Ended::Timeout(_) | Ended::Silence(_)) {
-            self.stage.scene().gather().await;
-        }
-        self.signal(Signal::Term).await;
-    }
-
-    async fn signal(&self, signal: Signal) {
-        let deadline = Instant::now() + DELIVER;
-        let sent = self
-            .stage
-            .inside
-            .kill(&environment::user(), signal, deadline)
-            .await;
-        if let Err(error) = sent {
-            // The next step is harder, so this is only worth a line.
-            warn!(error = chain(&error), "cannot signal a job");
-        }
-    }
-}
-
-enum Why {
-    Asked(Duration),
-    Dropped,
-    Limit(Ended),
-}
-
-/// Does something while the streams are read on. Some: the streams ended.
-async fn during<F: Future>(
-    pumps: &mut Pin<&mut F>,
-    action: impl Future<Output = ()>,
-) -> Option<()> {
-    tokio::select! {
-        () = action => None,
-        _ = pumps.as_mut() => Some(()),
     }
 }

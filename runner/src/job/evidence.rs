@@ -29,6 +29,34 @@ const READING: Duration = Duration::from_secs(2);
 /// Processes that the event lists at most.
 const LISTED: usize = 500;
 
+/// How far a run came, as seen by whoever asks for evidence of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Seen {
+    /// Nothing of the user's has run yet.
+    #[default]
+    NotBegun,
+    /// It ran, and nobody looked.
+    Begun,
+    /// It was looked at, and that is in the record.
+    Looked,
+}
+
+impl Seen {
+    /// What the record says where evidence was asked for and there is none.
+    pub(super) fn why_nothing(self) -> Option<&'static str> {
+        match self {
+            Self::NotBegun => Some(
+                "there was nothing to look at: no process of the job had begun",
+            ),
+            Self::Begun => Some(
+                "there was nothing to look at: the job's processes had ended, \
+                 or were being killed, when it was asked for",
+            ),
+            Self::Looked => None,
+        }
+    }
+}
+
 /// Where evidence is gathered.
 pub(super) struct Scene<'a> {
     pub(super) worker: &'a Worker,
@@ -62,7 +90,7 @@ impl Scene<'_> {
         let mut evidence = match (seen, &listed) {
             (Some(evidence), _) => evidence,
             (None, Ok(listed)) => of_list(listed),
-            (None, Err(_)) => return,
+            (None, Err(_)) => Evidence::default(),
         };
         match stacks {
             Ok(stacks) => evidence.merge(stacks),
@@ -167,4 +195,18 @@ fn of_list(listed: &[ProcessInfo]) -> Evidence {
 fn is_ours(process: &ProcessInfo) -> bool {
     let first = process.argv.first().map_or("", String::as_str);
     process.pid == 1 || first.contains("zone-job")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_looked_at_once_needs_no_other_word() {
+        let late = Seen::Begun.max(Seen::Looked);
+        assert_eq!(late.why_nothing(), None);
+        let words = |seen: Seen| seen.why_nothing().unwrap();
+        assert!(words(Seen::NotBegun).contains("no process of the job had"));
+        assert!(words(Seen::Begun).contains("had ended"));
+    }
 }

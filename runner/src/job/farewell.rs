@@ -10,6 +10,7 @@ use ntrace_protocol::Usage;
 use ntrace_protocol::report::{End, EndTag, Event};
 
 use super::dropped;
+use super::evidence::Seen;
 use super::keep::Keepsakes;
 use super::trace::Traces;
 use super::verdict::Verdict;
@@ -24,12 +25,14 @@ pub struct Farewell {
     pub(super) usage: Usage,
     pub(super) traces: Option<Traces>,
     pub(super) keep: Keepsakes,
+    pub(super) seen: Seen,
 }
 
 impl Farewell {
     /// Sends what is left and reports the end.
     pub async fn tell(self) {
-        let Self { out, mut stop, verdict, usage, mut traces, keep } = self;
+        let Self { out, mut stop, verdict, usage, mut traces, keep, seen } =
+            self;
         let missing = tokio::select! {
             missing = keep.send(&out) => missing,
             () = dropped(&mut stop) => Vec::new(),
@@ -40,6 +43,12 @@ impl Farewell {
             if let Some(traces) = &mut traces {
                 traces.missing(name, why);
             }
+        }
+        let is_asked_for = stop.get().is_some_and(|order| order.evidence);
+        if let Some(why) = seen.why_nothing().filter(|_| is_asked_for) {
+            let sentence = why.to_owned();
+            let artefacts = Vec::new();
+            out.event(Event::EvidenceSummary { sentence, artefacts }).await;
         }
         if let Some(text) = verdict.note {
             out.event(Event::Note { text }).await;

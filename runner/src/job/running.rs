@@ -35,6 +35,7 @@ impl Run<'_> {
         let began = Instant::now();
         let live = Mutex::new(Live::none());
         let finished = self.supervise(argv, env, plan, watch, &live).await;
+        self.seen = self.seen.max(finished.seen);
         self.phase("setup", began);
         self.out.event(Event::Setup { begins: false }).await;
         let facts = self.facts(finished).await;
@@ -101,6 +102,7 @@ impl Run<'_> {
         let argv = work.argv.clone();
         let finished = self.supervise(argv, env, plan, watch, &live).await;
         let elapsed = began.elapsed();
+        self.seen = self.seen.max(finished.seen);
         self.phase("run", began);
         let after = self.used().await;
         let cpu = after.cpu_ms.zip(before.cpu_ms);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ntrace_protocol::command::{TO_RUNNER, check};
+use ntrace_protocol::stop::wants_evidence;
 use ntrace_protocol::text::quote;
 use ntrace_protocol::{Code, RunId, WireError};
 use ntrace_session::{Call, Service};
@@ -42,18 +43,19 @@ impl Shared {
     }
 
     fn stop_run(&self, args: &[Value]) -> Result<(), WireError> {
-        let (run_id, grace) = stop_args(args)?;
+        let (run_id, stop) = stop_args(args)?;
         let run = self.run(run_id).ok_or_else(|| {
             let message = format!("this runner does not hold run {run_id}");
             WireError::new(Code::Enoent, message)
         })?;
-        info!(run = %run_id, ?grace, "run is to stop");
-        run.stop.give(Stop { grace, why: StopWhy::Asked });
+        let Stop { grace, evidence, .. } = stop;
+        info!(run = %run_id, ?grace, evidence, "run is to stop");
+        run.stop.give(stop);
         Ok(())
     }
 }
 
-fn stop_args(args: &[Value]) -> Result<(RunId, Duration), WireError> {
+fn stop_args(args: &[Value]) -> Result<(RunId, Stop), WireError> {
     let run_id = args.first().and_then(Value::as_str).unwrap_or_default();
     let run_id = run_id.parse().map_err(|error| {
         let error: ntrace_protocol::id::NotAUuid = error;
@@ -70,5 +72,6 @@ fn stop_args(args: &[Value]) -> Result<(RunId, Duration), WireError> {
             Duration::from_millis(ms).min(GRACE_MOST)
         }
     };
-    Ok((run_id, grace))
+    let evidence = wants_evidence(args.get(2))?;
+    Ok((run_id, Stop { grace, why: StopWhy::Asked, evidence }))
 }

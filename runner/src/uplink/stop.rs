@@ -20,6 +20,16 @@ pub struct Stop {
     pub grace: Duration,
     /// Why.
     pub why: StopWhy,
+    /// Whether to see first what it is doing.
+    pub evidence: bool,
+}
+
+impl Stop {
+    /// Of a run that is not ours any more.
+    pub(super) fn dropped() -> Self {
+        let grace = Duration::ZERO;
+        Self { grace, why: StopWhy::Dropped, evidence: false }
+    }
 }
 
 /// Where the order to end arrives; cheap to clone.
@@ -47,6 +57,20 @@ impl StopSignal {
         }
     }
 
+    /// Waits for an order that was not seen here before: the first one, or
+    /// one that changes it.
+    pub async fn changed(&mut self) -> Stop {
+        loop {
+            if self.orders.changed().await.is_err() {
+                // Nobody is left who could say so.
+                return std::future::pending().await;
+            }
+            if let Some(stop) = *self.orders.borrow_and_update() {
+                return stop;
+            }
+        }
+    }
+
     /// The order, if there is one by now.
     pub fn get(&self) -> Option<Stop> {
         *self.orders.borrow()
@@ -67,10 +91,13 @@ impl StopSwitch {
     }
 
     /// Gives an order. Dropped is final: nothing overrides it. An order
-    /// that is given again changes the grace.
+    /// that is given again changes the grace, and takes no evidence away.
     pub(super) fn give(&self, stop: Stop) {
         self.0.send_if_modified(|now| {
             let is_final = now.is_some_and(|s| s.why == StopWhy::Dropped);
+            let is_asked = stop.why == StopWhy::Asked;
+            let earlier = now.is_some_and(|s| s.evidence && is_asked);
+            let stop = Stop { evidence: stop.evidence || earlier, ..stop };
             if is_final || *now == Some(stop) {
                 return false;
             }
@@ -82,15 +109,37 @@ impl StopSwitch {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+
+    fn asked(seconds: u64) -> Stop {
+        let grace = Duration::from_secs(seconds);
+        Stop { grace, why: StopWhy::Asked, evidence: false }
+    }
+
+    #[tokio::test]
+    async fn a_later_order_changes_the_grace_and_takes_no_evidence_away() {
+        let switch = StopSwitch::new();
+        let mut signal = switch.signal();
+        switch.give(Stop { evidence: true, ..asked(3) });
+        assert!(signal.stopped().await.evidence);
+        switch.give(asked(1));
+        let both = Stop { evidence: true, ..asked(1) };
+        assert_eq!(signal.changed().await, both);
+        // The same again is no news.
+        switch.give(asked(1));
+        assert!(signal.changed().now_or_never().is_none());
+        switch.give(Stop::dropped());
+        assert_eq!(signal.changed().await, Stop::dropped());
+    }
 
     #[tokio::test]
     async fn dropped_is_final() {
         let switch = StopSwitch::new();
         let mut signal = switch.signal();
         assert_eq!(signal.get(), None);
-        let asked = Stop { grace: Duration::from_secs(3), why: StopWhy::Asked };
-        let dropped = Stop { grace: Duration::ZERO, why: StopWhy::Dropped };
+        let (asked, dropped) = (asked(3), Stop::dropped());
         switch.give(asked);
         assert_eq!(signal.stopped().await, asked);
         assert_eq!(signal.clone().stopped().await, asked);

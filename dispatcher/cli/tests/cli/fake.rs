@@ -327,8 +327,11 @@ impl Serving {
     }
 
     fn stop(&self, args: &[Value]) -> Answer {
-        let (id, _) = self.find(args)?;
-        self.fake.set(id, JobState::Stopped);
+        let (id, job) = self.find(args)?;
+        // A running one takes its time to end.
+        if job["state"] != "running" {
+            self.fake.set(id, JobState::Stopped);
+        }
         Ok(vec![self.find(args)?.1])
     }
 

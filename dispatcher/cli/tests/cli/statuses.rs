@@ -144,6 +144,28 @@ async fn a_damaged_artefact_is_6_and_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn a_stop_asks_for_no_more_than_is_said_and_tells_where_it_will_be() {
+    let fake = Fake::start().await;
+    let id = fake.job(1, JobState::Running, vec![]).to_string();
+    let ran = run(&fake.addr(), &["stop", &id]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(!ran.stderr.contains("evidence"), "{ran:?}");
+    let args = ["stop", &id, "--evidence", "--grace", "5s"];
+    let ran = run(&fake.addr(), &args).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("`ntrace why {id}`")), "{ran:?}");
+    assert!(ran.stderr.contains("evidence/"), "{ran:?}");
+    let calls = fake.state().calls.clone();
+    let args: Vec<_> = calls
+        .into_iter()
+        .filter(|(name, _)| name == "stop")
+        .map(|(_, args)| json!(args))
+        .collect();
+    let with = json!({"grace": "5s", "evidence": true});
+    assert_eq!(args, [json!([id]), json!([id, with])]);
+}
+
+#[tokio::test]
 async fn ctrl_c_is_130_leaves_the_job_running_and_says_how_to_stop_it() {
     let fake = Fake::start().await;
     let records = vec![("stdout", json!("begun\n"))];

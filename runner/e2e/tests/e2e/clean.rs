@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use ntrace_client::StopOptions;
 use ntrace_e2e::{DEADLINE, Setup, Stage, eventually, leftovers, until};
 use ntrace_protocol::{JobState, JobView};
 use serde_json::{Value, json};
@@ -214,7 +215,7 @@ pub(crate) async fn secrets_are_out_of_reach(stage: &Stage) {
     let said = zone_root(stage, &worker, &script);
     assert_eq!(said, "looked\n", "as the zone's root");
     let client = stage.client().await;
-    let none = Some(Duration::ZERO);
+    let none = StopOptions::within(Duration::ZERO);
     client.stop(&neighbour.to_string(), none).await.unwrap();
     stage.finished(neighbour).await;
 }

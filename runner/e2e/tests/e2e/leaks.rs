@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use ntrace_client::StopOptions;
 use ntrace_e2e::{Setup, Stage, is_full, leftovers, until};
 use ntrace_protocol::{JobState, Reason};
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ async fn one(stage: &Stage, n: usize) {
     if n % 6 == 1 {
         stage.reaches(job, JobState::Running).await;
         let client = stage.client().await;
-        let grace = Some(Duration::from_millis(50));
+        let grace = StopOptions::within(Duration::from_millis(50));
         client.stop(&job.to_string(), grace).await.unwrap();
     }
     let view = stage.finished(job).await;

@@ -12,6 +12,7 @@ mod quickstart;
 mod races;
 mod robust;
 mod ssh;
+mod stops;
 mod syscalls;
 mod traces;
 mod verdicts;

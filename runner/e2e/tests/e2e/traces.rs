@@ -30,7 +30,11 @@ pub(crate) async fn artefact(
 }
 
 /// The sentence of the evidence, and that its files are there.
-async fn evidence(stage: &Stage, id: JobId, output: &Output) -> String {
+pub(crate) async fn evidence(
+    stage: &Stage,
+    id: JobId,
+    output: &Output,
+) -> String {
     let mut events = output.events.iter();
     let summary = events
         .find(|event| event["event"] == "evidence_summary")
@@ -71,7 +75,7 @@ fn c_repo(stage: &Stage, name: &str, source: &str) -> (Repo, String) {
     (repo, commit)
 }
 
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let found = std::process::Command::new(program)
         .arg("--version")
         .stdout(Stdio::null())

@@ -1,5 +1,8 @@
 //! How jobs end: each way is told apart, with its reason and its words.
 
+use std::time::Duration;
+
+use ntrace_client::StopOptions;
 use ntrace_e2e::{Output, Repo, Setup, Stage};
 use ntrace_protocol::{Exit, JobState, JobView, Reason};
 use serde_json::{Value, json};
@@ -333,19 +336,20 @@ async fn a_stop_is_asked_for_first_and_enforced_then() {
     for job in [kind, stubborn] {
         stage.says(job, "ready").await;
     }
-    client.stop(&kind.to_string(), None).await.unwrap();
+    let plain = StopOptions::default();
+    client.stop(&kind.to_string(), plain).await.unwrap();
     let job = stage.finished(kind).await;
     assert_eq!(job.state, JobState::Stopped, "{job:?}");
     assert_eq!(job.reason, Some(Reason::Stopped));
     assert_eq!(stage.output(kind).await.text(), "ready\nbye\n");
 
-    let grace = std::time::Duration::from_millis(300);
-    client.stop(&stubborn.to_string(), Some(grace)).await.unwrap();
+    let grace = StopOptions::within(Duration::from_millis(300));
+    client.stop(&stubborn.to_string(), grace).await.unwrap();
     let job = stage.finished(stubborn).await;
     assert_eq!(job.state, JobState::Stopped, "{job:?}");
     assert!(ntrace_e2e::leftovers::with_word("sleep 73.5").is_empty());
     // Stopping what has ended changes nothing.
-    let again = client.stop(&stubborn.to_string(), None).await.unwrap();
+    let again = client.stop(&stubborn.to_string(), plain).await.unwrap();
     assert_eq!(again.ended, job.ended);
 }
 
@@ -358,11 +362,12 @@ async fn a_queued_job_stops_at_once_and_never_runs() {
     let job = stage.status(second).await;
     assert_eq!((job.state, job.position), (JobState::Queued, Some(1)));
     let client = stage.client().await;
-    client.stop(&second.to_string(), None).await.unwrap();
+    let plain = StopOptions::default();
+    client.stop(&second.to_string(), plain).await.unwrap();
     let job = stage.finished(second).await;
     assert_eq!(job.state, JobState::Stopped);
     assert!(job.runs.is_empty(), "{job:?}");
-    let none = Some(std::time::Duration::ZERO);
+    let none = StopOptions::within(Duration::ZERO);
     client.stop(&first.to_string(), none).await.unwrap();
     assert_eq!(stage.finished(first).await.state, JobState::Stopped);
     let (job, _) = stage.run("echo next", Value::Null).await;
