@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ntrace_protocol::report::Event;
 use ntrace_protocol::trace::EVIDENCE_DIR;
-use ntrace_tracers::evidence::{Bounds, Evidence, Stacks, of_zone};
+use ntrace_tracers::evidence::{Bounds, Evidence, of_zone};
 use ntrace_tracers::{Sample, Window};
 use ntrace_zones::{Carrier, Inside, InsideError, ProcessInfo, Worker};
 use serde_json::{Value, json};
@@ -21,10 +21,13 @@ use super::trace::Live;
 use crate::uplink::RunOut;
 
 /// How long all of it may take.
-const EVIDENCE: Duration = Duration::from_secs(4);
+const EVIDENCE: Duration = Duration::from_secs(6);
 
 /// How long the reading of `/proc` may go on.
-const READING: Duration = Duration::from_secs(2);
+const READING: Duration = Duration::from_millis(1500);
+
+/// What is left of the time when stacks must be there.
+const LAST: Duration = Duration::from_millis(200);
 
 /// Processes that the event lists at most.
 const LISTED: usize = 500;
@@ -71,62 +74,58 @@ impl Scene<'_> {
     /// Gathers it and reports it.
     pub(super) async fn gather(&self) {
         let deadline = Instant::now() + EVIDENCE;
-        let (listed, seen, stacks, window) = tokio::join!(
+        let (listed, seen, window) = tokio::join!(
             self.inside.ps(deadline),
-            timeout_at(deadline, self.look(deadline)),
-            self.stacks(deadline),
+            timeout_at(deadline, self.see(deadline)),
             self.window(deadline),
         );
-        let mut notes = Vec::new();
-        let seen = match seen {
-            Ok(Ok(evidence)) => Some(evidence),
-            Ok(Err(why)) => {
-                notes.push(format!("not seen from outside: {why}"));
-                None
-            }
-            Err(_) => None,
-        };
+        let late = || Err("it took too long".to_owned());
+        let seen = seen.unwrap_or_else(|_| late());
         self.tell_list(&listed).await;
         let mut evidence = match (seen, &listed) {
-            (Some(evidence), _) => evidence,
-            (None, Ok(listed)) => of_list(listed),
-            (None, Err(_)) => Evidence::default(),
+            (Ok(evidence), _) => evidence,
+            (Err(why), Ok(listed)) => {
+                let mut evidence = of_list(listed);
+                evidence.notes.push(format!("not seen from outside: {why}"));
+                evidence
+            }
+            (Err(why), Err(_)) => {
+                let notes = vec![format!("not seen from outside: {why}")];
+                Evidence { notes, ..Evidence::default() }
+            }
         };
-        match stacks {
-            Ok(stacks) => evidence.merge(stacks),
-            Err(why) => notes.push(format!("no stacks: {why}")),
+        if let Some(note) = idle(&window) {
+            evidence.notes.push(note);
         }
-        evidence.notes.extend(notes);
         self.tell(&evidence, window.ok()).await;
     }
 
-    /// What this machine's kernel says, where the zone is on this machine.
-    async fn look(&self, deadline: Instant) -> Result<Evidence, String> {
-        if !matches!(**self.worker.carrier(), Carrier::Local(_)) {
-            return Err("the zone is on another machine".to_owned());
-        }
-        let vm = self.worker.object(deadline).await.map_err(|e| chain(&e))?;
-        let init = vm.get("pid").and_then(Value::as_u64);
-        let init = init.and_then(|pid| u32::try_from(pid).ok());
-        let init = init.ok_or("the zone has no first process")?;
-        let until = std::time::Instant::now() + READING;
-        let reading = tokio::task::spawn_blocking(move || {
-            of_zone(init, Bounds::until(until)).map_err(|e| e.to_string())
-        });
-        reading.await.unwrap_or_else(|_| Err("it was cut off".to_owned()))
+    /// The processes, and the stacks of those that matter most first.
+    async fn see(&self, deadline: Instant) -> Result<Evidence, String> {
+        let vm = self.vm(deadline).await?;
+        let mut evidence = look(&vm).await?;
+        // What was seen so far is not lost if these are late.
+        let deadline = deadline - LAST;
+        let pids = evidence.by_interest();
+        let asking = self.sample.stacks_of(&vm, &pids, deadline);
+        let why = match timeout_at(deadline, asking).await {
+            Ok(Ok(stacks)) => {
+                evidence.merge(stacks);
+                return Ok(evidence);
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "they were not to be had in time".to_owned(),
+        };
+        evidence.notes.push(format!("no stacks: {why}"));
+        Ok(evidence)
     }
 
-    /// The stacks of each thread, also of those that wait.
-    async fn stacks(&self, deadline: Instant) -> Result<Vec<Stacks>, String> {
+    /// The zone, where it is on this machine.
+    async fn vm(&self, deadline: Instant) -> Result<Value, String> {
         if !matches!(**self.worker.carrier(), Carrier::Local(_)) {
             return Err("the zone is on another machine".to_owned());
         }
-        let asking = self.sample.stacks_of(self.worker, deadline);
-        match timeout_at(deadline, asking).await {
-            Ok(Ok(stacks)) => Ok(stacks),
-            Ok(Err(error)) => Err(chain(&error)),
-            Err(_) => Err("they were not to be had in time".to_owned()),
-        }
+        self.worker.object(deadline).await.map_err(|e| chain(&e))
     }
 
     async fn window(&self, deadline: Instant) -> Result<Window, String> {
@@ -169,6 +168,29 @@ impl Scene<'_> {
         let sentence = evidence.sentence();
         self.out.event(Event::EvidenceSummary { sentence, artefacts }).await;
     }
+}
+
+/// What this machine's kernel says of a zone on it.
+async fn look(vm: &Value) -> Result<Evidence, String> {
+    let init = vm.get("pid").and_then(Value::as_u64);
+    let init = init.and_then(|pid| u32::try_from(pid).ok());
+    let init = init.ok_or("the zone has no first process")?;
+    let until = std::time::Instant::now() + READING;
+    let reading = tokio::task::spawn_blocking(move || {
+        of_zone(init, Bounds::until(until)).map_err(|e| e.to_string())
+    });
+    reading.await.unwrap_or_else(|_| Err("it was cut off".to_owned()))
+}
+
+/// What there is to be said of last seconds in which nothing ran: a file
+/// without a line says less.
+fn idle(window: &Result<Window, String>) -> Option<String> {
+    let window = window.as_ref().ok().filter(|w| w.folded.is_empty())?;
+    Some(format!(
+        "no processor time was used in the last {} s, so there is no \
+         last-seconds.folded",
+        window.seconds
+    ))
 }
 
 /// What the zone says of itself, where nothing better is to be had.

@@ -5,9 +5,12 @@
 //! pure. All text of a job is escaped before anybody sees it. Must not know
 //! why a job is ended.
 
+mod busy;
+mod files;
 mod proc;
 mod report;
 mod sentence;
+mod words;
 
 use serde::Serialize;
 
@@ -18,6 +21,9 @@ pub use proc::{Bounds, of_zone};
 pub struct Process {
     /// Its number in the zone.
     pub pid: u64,
+    /// Its number on this machine; 0 if it is not known.
+    #[serde(skip)]
+    pub host: u32,
     /// Its parent's number in the zone; none if the parent is outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ppid: Option<u64>,
@@ -39,8 +45,8 @@ pub struct Process {
     pub cpu: Option<f64>,
     /// Its threads, the first one first.
     pub threads: Vec<Thread>,
-    /// Its open files: number and name.
-    pub files: Vec<(u32, String)>,
+    /// Its open files.
+    pub files: Vec<OpenFile>,
     /// Why its stacks are not to be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -62,8 +68,53 @@ pub struct Thread {
     /// Where in the kernel it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wchan: Option<String>,
+    /// The descriptor of the call that it waits in, if that call is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<u32>,
+    /// Which share of a processor it used while it was looked at, or would
+    /// have used had it got it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy: Option<f64>,
     /// Its user stack, leaf first.
     pub frames: Vec<String>,
+}
+
+/// An open file of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OpenFile {
+    /// Its number in the process.
+    pub number: u32,
+    /// Its name, or what it is.
+    pub name: String,
+    /// What the process may do with it.
+    #[serde(skip)]
+    pub direction: Direction,
+    /// The other end, of a pipe or a socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leads_to: Option<Lead>,
+}
+
+/// Where a pipe or a socket leads to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Lead {
+    /// In words.
+    pub text: String,
+    /// The processes of the zone at the other end of a pipe.
+    pub pids: Vec<u64>,
+}
+
+/// What a process may do with a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// It is not known.
+    #[default]
+    Unknown,
+    /// Read it.
+    Reads,
+    /// Write it.
+    Writes,
+    /// Both.
+    Both,
 }
 
 /// The user stacks of a process, from a tracer.

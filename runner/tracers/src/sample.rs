@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use ntrace_protocol::trace::Tracer as Kind;
 use ntrace_sampler::{How, ProcessStacks, SamplerError, Target as Zone};
 use ntrace_zones::Worker;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::evidence::{Stacks, Thread};
@@ -29,21 +30,31 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The present stacks of a zone's processes, without a trace.
+    /// The present stacks of these processes of a zone, in this order,
+    /// without a trace.
     ///
     /// # Errors
     /// The zone cannot be looked into; what cannot be looked into in it says
     /// so itself.
     pub async fn stacks_of(
         &self,
-        worker: &Worker,
+        vm: &Value,
+        pids: &[u64],
         deadline: Instant,
     ) -> Result<Vec<Stacks>, TraceError> {
+        let pids: Vec<u32> =
+            pids.iter().filter_map(|pid| u32::try_from(*pid).ok()).collect();
+        if pids.is_empty() {
+            return Ok(Vec::new());
+        }
         let zone = self
-            .zone(worker, deadline)
-            .await
-            .map_err(|error| TraceError::Refused(error.to_string()))?;
-        let found = blocking(move || ntrace_sampler::stacks_of(&zone, &[]));
+            .zone_of(vm)
+            .map_err(|error| TraceError::Refused(render::chain(&error)))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The answer takes its time as well.
+        let within = left * 3 / 4;
+        let found =
+            blocking(move || ntrace_sampler::stacks_of(&zone, &pids, within));
         Ok(found.await?.into_iter().map(stacks).collect())
     }
 
@@ -56,7 +67,11 @@ impl Sample {
             StartError::Refused(render::chain(error))
         };
         let vm = worker.object(deadline).await.map_err(|e| refused(&e))?;
-        let zone = Zone::from_vm(&vm).map_err(|e| refused(&e))?;
+        self.zone_of(&vm).map_err(|e| refused(&e))
+    }
+
+    fn zone_of(&self, vm: &Value) -> Result<Zone, ntrace_sampler::TargetError> {
+        let zone = Zone::from_vm(vm)?;
         Ok(Zone { program: self.program.clone(), ..zone })
     }
 }
@@ -223,6 +238,7 @@ fn stacks(found: ProcessStacks) -> Stacks {
             state: thread.state.chars().next(),
             wchan: thread.wchan,
             frames: thread.frames,
+            ..Thread::default()
         }
     });
     let threads = threads.collect();

@@ -5,6 +5,7 @@
 //! Runs in a process that does nothing else: whatever it cannot let go is
 //! let go by its end. Bounded in time and in the number of threads.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -18,14 +19,8 @@ use crate::target::Order;
 use crate::wire::{ProcessStacks, ThreadStack};
 use crate::zone::ZoneFiles;
 
-/// Time for all of it.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// Time for one thread to stop; one that waits for a disk does not.
 const STOP_WAIT: Duration = Duration::from_millis(300);
-
-/// Time to name what was found.
-const NAMING: Duration = Duration::from_secs(4);
 
 /// Threads that are looked at, in all.
 const THREADS_MAX: usize = 256;
@@ -39,25 +34,32 @@ struct Found {
     zone: u32,
 }
 
-/// The stacks of the zone's processes of these pids, or of all.
+/// The stacks of the zone's processes of these pids, in that order, or of
+/// all. After `within` no more is begun.
 pub(crate) fn stacks(
     order: &Order,
     pids: &[u32],
+    within: Duration,
 ) -> Result<Vec<ProcessStacks>, String> {
     let files = ZoneFiles::hold(order.init).map_err(|error| {
         let source = std::error::Error::source(&error);
         format!("{error}: {}", source.map_or(String::new(), |s| s.to_string()))
     })?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + within;
     let mut found = members(order.init).map_err(|error| {
         format!("cannot list the zone's processes: {error}")
     })?;
-    found.retain(|one| {
-        pids.contains(&one.zone) || pids.is_empty() && one.zone != 1
-    });
+    if pids.is_empty() {
+        found.retain(|one| one.zone != 1);
+    } else {
+        let order: HashMap<u32, usize> =
+            pids.iter().enumerate().map(|(at, pid)| (*pid, at)).collect();
+        found.retain(|one| order.contains_key(&one.zone));
+        found.sort_by_key(|one| order[&one.zone]);
+    }
     let mut look = Look {
         processes: Processes::new(),
-        names: Names::new(&order.checkout, Budget::of(NAMING)),
+        names: Names::new(&order.checkout, Budget::of(within)),
         files,
         until,
         left: THREADS_MAX,
@@ -118,9 +120,8 @@ impl Look {
         for tid in threads {
             if self.left == 0 || Instant::now() >= self.until {
                 stacks.refused = Some(format!(
-                    "only the first {} threads, and {} s, are spent on this",
-                    THREADS_MAX,
-                    PATIENCE.as_secs()
+                    "there was time for others only, or for {THREADS_MAX} \
+                     threads"
                 ));
                 break;
             }

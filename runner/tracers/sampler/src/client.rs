@@ -24,7 +24,8 @@ const START_WAIT: Duration = Duration::from_secs(15);
 const WINDOW_WAIT: Duration = Duration::from_secs(10);
 
 /// Longest wait for the stacks of processes.
-const STACKS_WAIT: Duration = Duration::from_secs(8);
+/// What is added to the time for stacks, for a process to begin and answer.
+const STACKS_WAIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for a sampler to end by itself.
 const END_WAIT: Duration = Duration::from_secs(2);
@@ -83,7 +84,8 @@ pub fn start(target: &Target) -> Result<Running, SamplerError> {
 }
 
 /// The stacks of a zone's processes as they are now, named by the zone's
-/// pids; of all if none are named. The processes are stopped for a moment.
+/// pids, in this order; of all if none are named. The processes are stopped
+/// for a moment. When the time is over, those that are left say so.
 ///
 /// # Errors
 /// When the zone could not be looked into at all. What could not be looked
@@ -91,10 +93,12 @@ pub fn start(target: &Target) -> Result<Running, SamplerError> {
 pub fn stacks_of(
     target: &Target,
     pids: &[u32],
+    within: Duration,
 ) -> Result<Vec<ProcessStacks>, SamplerError> {
     let mut process = Process::spawn(&target.program)?;
-    process.ask(&Ask::Stacks(target.order(), pids.to_vec()))?;
-    match process.answer(STACKS_WAIT)?.0 {
+    let ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    process.ask(&Ask::Stacks(target.order(), pids.to_vec(), ms))?;
+    match process.answer(within + STACKS_WAIT)?.0 {
         Answer::Stacks(found) => Ok(found),
         other => Err(unexpected(other)),
     }

@@ -75,10 +75,14 @@ pub(crate) fn main() -> u8 {
             }
             Err(why) => fail(&why),
         },
-        Ask::Stacks(order, pids) => match blocked::stacks(&order, &pids) {
-            Ok(found) => u8::from(say(&Answer::Stacks(found), &[]).is_err()),
-            Err(why) => fail(&why),
-        },
+        Ask::Stacks(order, pids, ms) => {
+            match blocked::stacks(&order, &pids, Duration::from_millis(ms)) {
+                Ok(found) => {
+                    u8::from(say(&Answer::Stacks(found), &[]).is_err())
+                }
+                Err(why) => fail(&why),
+            }
+        }
         _ => fail("nothing was started"),
     }
 }

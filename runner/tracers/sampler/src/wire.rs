@@ -21,7 +21,7 @@ pub(crate) enum Ask {
     /// request.
     Finish(FinishOptions, u64),
     /// The stacks of processes as they are now, without sampling.
-    Stacks(Order, Vec<u32>),
+    Stacks(Order, Vec<u32>, u64),
 }
 
 /// What the sampler answers.

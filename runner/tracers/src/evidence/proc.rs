@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use ntrace_protocol::text::escape;
 
-use super::{Evidence, Process, Thread};
+use super::{Direction, Evidence, OpenFile, Process, Thread, busy, files};
 
 /// How much is read at most.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl Bounds {
     /// What a person can read, until then.
     #[must_use]
     pub fn until(deadline: Instant) -> Self {
-        Self { processes: 300, threads: 64, files: 128, deadline }
+        Self { processes: 1000, threads: 64, files: 128, deadline }
     }
 }
 
@@ -42,42 +42,51 @@ const LONGEST: usize = 1024;
 const FILE: usize = 64 << 10;
 /// Words of a command line.
 const WORDS: usize = 64;
+/// Remarks on what is not shown.
+const NOTES: usize = 20;
+
+/// Numbers of system calls whose first argument is a descriptor and which may
+/// wait: read, write and their like, accept, connect, send, receive, ioctl,
+/// fcntl, flock, fsync, waits for events.
+#[cfg(target_arch = "x86_64")]
+const ON_A_FILE: &[u32] = &[
+    0, 1, 16, 17, 18, 19, 20, 42, 43, 44, 45, 46, 47, 72, 73, 74, 75, 232, 281,
+    288, 295, 296, 299, 307, 441,
+];
+#[cfg(target_arch = "aarch64")]
+const ON_A_FILE: &[u32] = &[
+    22, 25, 29, 32, 63, 64, 65, 66, 67, 68, 69, 70, 82, 83, 202, 203, 206, 207,
+    211, 212, 242, 243, 269, 441,
+];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ON_A_FILE: &[u32] = &[];
 
 /// The processes of the zone whose first process has the number `init` here.
+/// It takes a quarter of a second at least: so long it is seen who uses the
+/// processor.
 ///
 /// # Errors
 /// `/proc` cannot be read, or the zone is gone.
 pub fn of_zone(init: u32, bounds: Bounds) -> io::Result<Evidence> {
-    let of = |pid: u32| PathBuf::from(format!("/proc/{pid}"));
-    let space = fs::read_link(of(init).join("ns/pid"))?;
-    // The zone's own helpers are its first process once more.
-    let helper = program(&of(init));
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     let mut evidence = Evidence::default();
     // Numbers here and in the zone.
     let mut numbers = BTreeMap::new();
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let path = of(pid);
-        if fs::read_link(path.join("ns/pid")).ok().as_ref() != Some(&space) {
-            continue;
-        }
-        let is_helper = helper.is_some() && program(&path) == helper;
-        if is_helper || is_native(&path) {
-            continue;
-        }
+    let members = members(init)?;
+    for pid in &members {
         if found.len() == bounds.processes || Instant::now() > bounds.deadline {
-            let text = format!("only the first {} are shown", found.len());
+            let text = format!(
+                "only {} of {} processes are shown",
+                found.len(),
+                members.len()
+            );
             evidence.notes.push(text);
             break;
         }
-        if let Some((process, parent)) = process(&path, bounds, ticks) {
-            numbers.insert(pid, process.pid);
+        let notes = &mut evidence.notes;
+        if let Some((process, parent)) = process(*pid, bounds, ticks, notes) {
+            numbers.insert(*pid, process.pid);
             found.push((process, parent));
         }
     }
@@ -91,7 +100,42 @@ pub fn of_zone(init: u32, bounds: Bounds) -> io::Result<Evidence> {
         .filter(|p| p.ppid.is_some() || p.state != Some('Z'))
         .collect();
     evidence.processes.sort_by_key(|process| process.pid);
+    files::lead(&mut evidence.processes, &of(init));
+    busy::watch(&mut evidence.processes, bounds.deadline);
+    if evidence.notes.len() > NOTES {
+        let more = evidence.notes.len() - NOTES;
+        evidence.notes.truncate(NOTES);
+        evidence.notes.push(format!("and {more} more such notes"));
+    }
     Ok(evidence)
+}
+
+fn of(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
+}
+
+/// The numbers here of the processes of the zone, but for its own helpers.
+fn members(init: u32) -> io::Result<Vec<u32>> {
+    let space = fs::read_link(of(init).join("ns/pid"))?;
+    // The zone's own helpers are its first process once more.
+    let helper = program(&of(init));
+    let mut members = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let path = of(pid);
+        if fs::read_link(path.join("ns/pid")).ok().as_ref() != Some(&space) {
+            continue;
+        }
+        let is_helper = helper.is_some() && program(&path) == helper;
+        if !is_helper && !is_native(&path) {
+            members.push(pid);
+        }
+    }
+    Ok(members)
 }
 
 /// Whether it runs one of the zone's own programs. The job cannot write
@@ -107,20 +151,39 @@ fn program(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// One process, and the number of its parent here.
-fn process(path: &Path, bounds: Bounds, ticks: u64) -> Option<(Process, u32)> {
+fn process(
+    host: u32,
+    bounds: Bounds,
+    ticks: u64,
+    notes: &mut Vec<String>,
+) -> Option<(Process, u32)> {
+    let path = &of(host);
     let status = text(&path.join("status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.trim().to_owned())
     };
-    let pid = field("NSpid:")?.split_whitespace().last()?.parse().ok()?;
+    let pid: u64 = field("NSpid:")?.split_whitespace().last()?.parse().ok()?;
     let parent = field("PPid:")?.parse().ok()?;
     let stat = text(&path.join("stat"))?;
     let rss = field("VmRSS:")
         .and_then(|rss| rss.split(' ').next()?.parse::<u64>().ok())
         .map(|kib| kib * 1024);
+    let threads = threads(path, bounds);
+    let all: Option<usize> = field("Threads:").and_then(|n| n.parse().ok());
+    let all = all.unwrap_or(0);
+    if threads.len() < all && threads.len() == bounds.threads {
+        let count = threads.len();
+        notes.push(format!("of pid {pid} {count} of {all} threads are shown"));
+    }
+    let files = open_files(path, bounds);
+    if files.len() == bounds.files {
+        let count = files.len();
+        notes.push(format!("of pid {pid} only {count} open files are shown"));
+    }
     let process = Process {
         pid,
+        host,
         ppid: None,
         comm: field("Name:").map(clean).unwrap_or_default(),
         argv: command_line(path),
@@ -128,8 +191,8 @@ fn process(path: &Path, bounds: Bounds, ticks: u64) -> Option<(Process, u32)> {
         wchan: wchan(path),
         rss,
         cpu: cpu(&stat).map(|spent| spent as f64 / ticks as f64),
-        threads: threads(path, bounds),
-        files: files(path, bounds),
+        threads,
+        files,
         refused: None,
     };
     Some((process, parent))
@@ -170,6 +233,8 @@ fn thread(path: &Path) -> Option<Thread> {
         comm: field("Name:").map(clean).unwrap_or_default(),
         state: field("State:").and_then(|state| state.chars().next()),
         wchan: wchan(path),
+        file: text(&path.join("syscall")).and_then(|call| waits_on(&call)),
+        busy: None,
         frames: Vec::new(),
     })
 }
@@ -187,37 +252,81 @@ fn command_line(path: &Path) -> Vec<String> {
     if line.is_empty() {
         return Vec::new();
     }
-    line.split('\0').take(WORDS).map(|word| clean(word.to_owned())).collect()
+    let count = line.split('\0').count();
+    let words = line.split('\0').take(WORDS);
+    let mut words: Vec<_> = words.map(|word| clean(word.to_owned())).collect();
+    if count > WORDS {
+        words.push(format!("…({} more words)", count - WORDS));
+    }
+    words
 }
 
-fn files(path: &Path, bounds: Bounds) -> Vec<(u32, String)> {
+/// The descriptor of the system call that a thread is in, as the kernel tells
+/// the call: its number, then its arguments.
+fn waits_on(call: &str) -> Option<u32> {
+    let mut fields = call.split(' ');
+    let number: u32 = fields.next()?.parse().ok()?;
+    if !ON_A_FILE.contains(&number) {
+        return None;
+    }
+    let first = fields.next()?.strip_prefix("0x")?;
+    u32::from_str_radix(first, 16).ok()
+}
+
+fn open_files(path: &Path, bounds: Bounds) -> Vec<OpenFile> {
     let Ok(entries) = fs::read_dir(path.join("fd")) else {
         return Vec::new();
     };
-    let mut files: Vec<(u32, String)> = entries
+    let mut files: Vec<OpenFile> = entries
         .flatten()
         .take(bounds.files)
         .take_while(|_| Instant::now() < bounds.deadline)
         .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
+            let number: u32 = entry.file_name().to_str()?.parse().ok()?;
             let name = fs::read_link(entry.path()).ok()?;
-            Some((number, clean(name.to_string_lossy().into_owned())))
+            let name = clean(name.to_string_lossy().into_owned());
+            let direction = match name.starts_with("pipe:") {
+                true => direction(&path.join(format!("fdinfo/{number}"))),
+                false => Direction::Unknown,
+            };
+            Some(OpenFile { number, name, direction, leads_to: None })
         })
         .collect();
-    files.sort_unstable();
+    files.sort_unstable_by_key(|file| file.number);
     files
 }
 
+/// What a descriptor was opened for; the flags are octal.
+fn direction(info: &Path) -> Direction {
+    let flags = text(info).and_then(|info| {
+        let line = info.lines().find_map(|l| l.strip_prefix("flags:"))?;
+        u32::from_str_radix(line.trim(), 8).ok()
+    });
+    match flags.map(|flags| flags & 3) {
+        Some(0) => Direction::Reads,
+        Some(1) => Direction::Writes,
+        Some(2) => Direction::Both,
+        _ => Direction::Unknown,
+    }
+}
+
 fn clean(text: String) -> String {
-    let cut: String = text.chars().take(LONGEST).collect();
-    escape(&cut)
+    let mut chars = text.chars();
+    let cut: String = chars.by_ref().take(LONGEST).collect();
+    let mark = if chars.next().is_some() { "…" } else { "" };
+    escape(&cut) + mark
 }
 
 fn text(path: &Path) -> Option<String> {
+    some_text(path, FILE)
+}
+
+/// So many bytes of a file, as text.
+pub(super) fn some_text(path: &Path, most: usize) -> Option<String> {
     use io::Read as _;
     let mut bytes = Vec::new();
     let file = fs::File::open(path).ok()?;
-    file.take(FILE as u64).read_to_end(&mut bytes).ok()?;
+    file.take(most as u64).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -237,15 +346,15 @@ mod tests {
         let path = std::env::temp_dir().join("ntrace-evidence-\u{1b}[1m");
         let _file = fs::File::create(&path).unwrap();
         let pid = std::process::id();
-        let here = PathBuf::from(format!("/proc/{pid}"));
+        let mut notes = Vec::new();
         let (process, parent) =
-            process(&here, bounds(), 100).expect("we are there");
+            process(pid, bounds(), 100, &mut notes).expect("we are there");
         fs::remove_file(&path).unwrap();
         assert_eq!(process.pid, u64::from(pid));
         assert!(parent > 0);
         assert!(!process.argv.is_empty());
         assert!(process.threads.iter().any(|t| t.tid == u64::from(pid)));
-        let names: Vec<_> = process.files.iter().map(|f| &f.1).collect();
+        let names: Vec<_> = process.files.iter().map(|f| &f.name).collect();
         assert!(
             names.iter().any(|name| name.contains("ntrace-evidence-")),
             "{names:?}"
@@ -268,7 +377,8 @@ mod tests {
         assert_eq!(evidence.processes.len(), 1);
         assert!(evidence.processes[0].threads.len() <= 1);
         assert!(evidence.processes[0].files.len() <= 1);
-        assert_eq!(evidence.notes, ["only the first 1 are shown"]);
+        let last = evidence.notes.last().unwrap();
+        assert!(last.starts_with("only 1 of "), "{last}");
     }
 
     #[test]
@@ -276,5 +386,50 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 0 0 20 0";
         assert_eq!(cpu(stat), Some(110));
         assert_eq!(cpu("7 (a"), None);
+    }
+
+    #[test]
+    fn a_call_on_a_descriptor_names_it_and_others_do_not() {
+        let read = ON_A_FILE[0];
+        assert_eq!(waits_on(&format!("{read} 0x1f 0x7ff 0x1")), Some(31));
+        assert_eq!(waits_on("9999 0x1f 0x7ff"), None);
+        assert_eq!(waits_on("running"), None);
+        assert_eq!(waits_on("-1 0x7ff 0x1"), None);
+    }
+
+    #[test]
+    fn a_pipeline_says_who_waits_for_whom() {
+        let script = "sleep 611 | cat";
+        let mut shell = Command::new("sh");
+        let mut shell = shell.args(["-c", script]).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let found = loop {
+            let evidence = of_zone(std::process::id(), bounds()).unwrap();
+            let cat = evidence.processes.iter().find(|process| {
+                let thread = process.threads.first();
+                process.comm == "cat"
+                    && process.ppid == Some(u64::from(shell.id()))
+                    && thread.is_some_and(|t| t.file == Some(0))
+            });
+            if cat.is_some() || Instant::now() > until {
+                break cat.cloned();
+            }
+        };
+        // The one that writes ends with the shell's group, or by itself.
+        for process in of_zone(std::process::id(), bounds()).unwrap().processes
+        {
+            if process.argv == ["sleep", "611"] {
+                let pid = i32::try_from(process.host).unwrap();
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let kill = rustix::process::Signal::KILL;
+                rustix::process::kill_process(pid, kill).unwrap();
+            }
+        }
+        shell.wait().unwrap();
+        let cat = found.expect("cat waits for its standard input");
+        let input = cat.files.iter().find(|file| file.number == 0).unwrap();
+        let lead = input.leads_to.as_ref().unwrap();
+        assert!(lead.text.starts_with("written by pid "), "{lead:?}");
+        assert!(lead.text.contains("(sleep)"), "{lead:?}");
     }
 }

@@ -1,9 +1,10 @@
 //! Evidence as text, for people.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::{self, Write as _};
 
-use super::{Evidence, Process};
+use super::sentence::doing;
+use super::{Evidence, OpenFile, Process};
 use crate::Window;
 
 /// Bytes of a report at most.
@@ -16,8 +17,10 @@ impl Evidence {
     /// The tree of processes, with state, place and command line.
     #[must_use]
     pub fn tree(&self) -> String {
-        let mut text = String::from(
-            "   PID  S     CPU s    RSS KiB  WAITS IN              COMMAND\n",
+        let mut text = format!(
+            "{}\n\n   PID  S  BUSY     CPU s    RSS KiB  WAITS IN              \
+             COMMAND\n",
+            self.sentence(),
         );
         for (depth, process) in self.in_order() {
             let cpu = process.cpu.map_or("-".into(), |c| format!("{c:.2}"));
@@ -25,22 +28,28 @@ impl Evidence {
                 process.rss.map_or("-".into(), |b| format!("{}", b >> 10));
             let line = match process.argv.is_empty() {
                 true => format!("[{}]", process.comm),
-                false => process.argv.join(" "),
+                false => line(&process.argv),
             };
+            let busy = process.threads.iter().filter_map(|t| t.busy);
+            let busy = busy.reduce(|sum, busy| sum + busy);
             // Writing to a text cannot fail.
             let _ = writeln!(
                 text,
-                "{:>6}  {}  {cpu:>8} {rss:>10}  {:<20}  {:indent$}{line}",
+                "{:>6}  {}  {:>4}  {cpu:>8} {rss:>10}  {:<20}  {:indent$}{line}",
                 process.pid,
                 process.state.unwrap_or('?'),
+                percent(busy),
                 process.wchan.as_deref().unwrap_or("-"),
                 "",
                 indent = 2 * depth.min(DEEPEST),
             );
         }
-        for note in &self.notes {
-            let _ = writeln!(text, "note: {note}");
-        }
+        text.push_str(
+            "\nS: R runs or is ready, S waits, D waits and cannot be woken, T \
+             is stopped, Z has\nended. BUSY: how much of a processor its \
+             threads wanted while it was looked at.\n",
+        );
+        self.tell_notes(&mut text);
         cut(text)
     }
 
@@ -49,37 +58,50 @@ impl Evidence {
     pub fn stacks(&self) -> String {
         let mut text = format!("{}\n", self.sentence());
         for process in &self.processes {
-            let _ = writeln!(text, "\npid {} ({})", process.pid, process.comm);
+            let line = line(&process.argv);
+            let _ = writeln!(
+                text,
+                "\npid {} ({}) {line}",
+                process.pid, process.comm
+            );
             if let Some(why) = &process.refused {
                 let _ = writeln!(text, "  no stacks: {why}");
             }
             for thread in &process.threads {
                 let _ = writeln!(
                     text,
-                    "  thread {} ({}) {} {}",
+                    "  thread {} ({}) {}",
                     thread.tid,
                     thread.comm,
-                    thread.state.unwrap_or('?'),
-                    thread.wchan.as_deref().unwrap_or("-"),
+                    doing(process, thread),
                 );
                 for frame in &thread.frames {
                     let _ = writeln!(text, "      {frame}");
                 }
             }
-            for (number, name) in &process.files {
-                let _ = writeln!(text, "  file {number}: {name}");
+            for file in &process.files {
+                let _ = writeln!(text, "  file {}: {file}", file.number);
             }
         }
+        text.push('\n');
+        self.tell_notes(&mut text);
         cut(text)
+    }
+
+    fn tell_notes(&self, text: &mut String) {
+        for note in &self.notes {
+            let _ = writeln!(text, "note: {note}");
+        }
     }
 
     /// The processes as a tree walked from its roots, without recursion.
     fn in_order(&self) -> Vec<(usize, &Process)> {
         let mut children: BTreeMap<Option<u64>, Vec<&Process>> =
             BTreeMap::new();
-        let known = |pid| self.processes.iter().any(|p| p.pid == pid);
+        let known: HashSet<u64> =
+            self.processes.iter().map(|p| p.pid).collect();
         for process in &self.processes {
-            let parent = process.ppid.filter(|ppid| known(*ppid));
+            let parent = process.ppid.filter(|ppid| known.contains(ppid));
             children.entry(parent).or_default().push(process);
         }
         let mut ahead: Vec<(usize, &Process)> = Vec::new();
@@ -110,6 +132,32 @@ impl Window {
     }
 }
 
+impl fmt::Display for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match &self.leads_to {
+            Some(lead) => write!(f, ", {}", lead.text),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A command line in which one can see where a word ends.
+fn line(argv: &[String]) -> String {
+    let words = argv.iter().map(|word| {
+        let is_odd = |c: char| c.is_whitespace() || "'\"".contains(c);
+        match word.is_empty() || word.contains(is_odd) {
+            false => word.clone(),
+            true => format!("'{}'", word.replace('\'', r"'\''")),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.0}%", share * 100.0))
+}
+
 fn cut(mut text: String) -> String {
     if text.len() > MOST {
         let mut end = MOST;
@@ -126,6 +174,10 @@ fn cut(mut text: String) -> String {
 mod tests {
     use super::*;
 
+    /// Lines before and after the tree.
+    const HEAD: usize = 3;
+    const FOOT: usize = 3;
+
     fn process(pid: u64, ppid: Option<u64>) -> Process {
         let argv = vec![format!("p{pid}")];
         Process { pid, ppid, argv, ..Process::default() }
@@ -137,7 +189,7 @@ mod tests {
         processes.extend((10..400).map(|pid| process(pid, Some(pid - 1))));
         let evidence = Evidence { processes, notes: vec!["cut".into()] };
         let tree = evidence.tree();
-        assert_eq!(tree.lines().count(), 1 + 392 + 1);
+        assert_eq!(tree.lines().count(), HEAD + 392 + FOOT + 1);
         assert!(tree.contains("\nnote: cut\n"), "{tree}");
         let of = |pid: u64| {
             let end = format!("p{pid}");
@@ -150,7 +202,7 @@ mod tests {
     fn processes_that_are_each_others_parents_do_not_hang_it() {
         let processes = vec![process(2, Some(3)), process(3, Some(2))];
         let evidence = Evidence { processes, notes: Vec::new() };
-        assert_eq!(evidence.tree().lines().count(), 3);
+        assert_eq!(evidence.tree().lines().count(), HEAD + 2 + FOOT);
     }
 
     #[test]
@@ -163,5 +215,11 @@ mod tests {
         let evidence =
             Evidence { processes: processes.collect(), notes: Vec::new() };
         assert!(evidence.tree().len() < MOST + 100);
+    }
+
+    #[test]
+    fn it_is_seen_where_a_word_of_a_command_ends() {
+        let argv = ["sh", "-c", "a 'b'", ""].map(str::to_owned);
+        assert_eq!(line(&argv), r"sh -c 'a '\''b'\''' ''");
     }
 }

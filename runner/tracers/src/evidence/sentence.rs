@@ -4,7 +4,9 @@
 //! make, make for node. It is the one that others wait for; and in it the
 //! thread that holds the rest up.
 
-use super::{Evidence, Process, Thread};
+use std::collections::HashSet;
+
+use super::{Evidence, OpenFile, Process, Thread, words};
 
 /// Frames of a sentence at most; the middle is left out.
 const FRAMES: usize = 6;
@@ -24,9 +26,9 @@ const BEGINNINGS: [&str; 8] = [
     "__clone3",
 ];
 
-/// What in a stack says that it waits for a lock.
-const LOCKS: [&str; 6] =
-    ["mutex_lock", "lll_lock", "rwlock", "sem_wait", "pthread_cond", "Mutex"];
+/// What in a stack says that it waits for a lock that another holds. Waiting
+/// for a condition or a semaphore is not of these: idle workers do that.
+const LOCKS: [&str; 4] = ["mutex_lock", "lll_lock", "rwlock", "Mutex"];
 
 /// What in a stack says that it only waits for other threads.
 const JOINS: [&str; 3] = ["pthread_join", "pthread_clockjoin", "Thread::join"];
@@ -46,20 +48,33 @@ impl Evidence {
             n => format!("{place} ({n} more processes)"),
         }
     }
+
+    /// The processes in the order in which they matter, the first one first.
+    #[must_use]
+    pub fn by_interest(&self) -> Vec<u64> {
+        let known = All::of(&self.processes);
+        let of = |p: &Process| known.interest(p);
+        let mut all: Vec<_> = self.processes.iter().map(of).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.into_iter().map(|(_, _, pid)| pid).collect()
+    }
 }
 
 fn place(process: &Process) -> String {
     let who = format!("pid {} ({})", process.pid, process.comm);
     let Some(thread) = thread(process) else {
-        return format!("{who} {}", doing(process.state, &process.wchan));
+        let alone = Thread {
+            state: process.state,
+            wchan: process.wchan.clone(),
+            ..Thread::default()
+        };
+        return format!("{who} {}", doing(process, &alone));
     };
-    let wchan = thread.wchan.as_ref().or(process.wchan.as_ref()).cloned();
-    let state = thread.state.or(process.state);
     let who = match thread.tid == process.pid {
         true => who,
         false => format!("{who}, thread {},", thread.tid),
     };
-    let doing = doing(state, &wchan);
+    let doing = doing(process, thread);
     match (path(&thread.frames), &process.refused) {
         (Some(path), _) => format!("{who} {doing}: {path}"),
         (None, Some(why)) => format!("{who} {doing}; no stack: {why}"),
@@ -67,48 +82,107 @@ fn place(process: &Process) -> String {
     }
 }
 
-fn doing(state: Option<char>, wchan: &Option<String>) -> String {
-    match (state, wchan) {
-        (Some('R'), _) => "runs".to_owned(),
-        (Some('T' | 't'), _) => "is stopped".to_owned(),
-        (Some('Z'), _) => "has ended and nobody asked how".to_owned(),
+/// What a thread does, and for what it waits.
+pub(super) fn doing(process: &Process, thread: &Thread) -> String {
+    let file = thread.file.and_then(|number| {
+        process.files.iter().find(|file| file.number == number)
+    });
+    let file = file.map(|file| format!("file {}: {file}", file.number));
+    let wchan = thread.wchan.as_deref();
+    let words = wchan.and_then(words::of_place).map(str::to_owned);
+    let what = match (thread.state, wchan) {
+        _ if is_busy(thread) => return "runs".to_owned(),
+        (Some('T' | 't'), _) => return "is stopped".to_owned(),
+        (Some('Z'), _) => return "has ended and nobody asked how".to_owned(),
+        (Some('R'), _) => return "is awake".to_owned(),
         (_, Some(wchan)) => format!("waits in {wchan}"),
         (Some('D'), None) => "waits for the kernel".to_owned(),
         (_, None) => "waits".to_owned(),
+    };
+    let more: Vec<String> = words.into_iter().chain(file).collect();
+    match more.is_empty() {
+        true => what,
+        false => format!("{what} ({})", more.join("; ")),
     }
 }
 
-/// The process that the others wait for: one that runs before one that
-/// waits, one without children before their parents, and of equals the
-/// youngest.
+/// Whether it uses the processor, and was not only awake when it was seen.
+fn is_busy(thread: &Thread) -> bool {
+    const BUSY: f64 = 0.5;
+    thread.busy.map_or(thread.state == Some('R'), |busy| busy >= BUSY)
+}
+
+/// The process that the others wait for.
 fn focus(processes: &[Process]) -> Option<&Process> {
-    let is_parent = |process: &Process| {
-        processes.iter().any(|other| other.ppid == Some(process.pid))
-    };
-    processes.iter().max_by_key(|process| {
-        let activity = match process.state {
-            Some('Z') | Some('X') => 0,
-            Some('R') => 3,
-            Some('D') => 2,
-            _ => 1,
+    let all = All::of(processes);
+    processes.iter().max_by_key(|process| all.interest(process))
+}
+
+/// What is to be known of all to judge of one.
+struct All {
+    /// Who has not ended.
+    alive: HashSet<u64>,
+    /// Who has a child that has not ended.
+    parents: HashSet<u64>,
+}
+
+impl All {
+    fn of(processes: &[Process]) -> Self {
+        let is_alive = |p: &&Process| !matches!(p.state, Some('Z' | 'X'));
+        let alive = || processes.iter().filter(is_alive);
+        Self {
+            alive: alive().map(|process| process.pid).collect(),
+            parents: alive().filter_map(|process| process.ppid).collect(),
+        }
+    }
+
+    /// How much a process matters; more is more. One that is busy goes before
+    /// one that cannot be woken, that before one that waits for a lock, that
+    /// before one that just waits, that before one that waits for another of
+    /// them; of equals one without children, and the youngest.
+    fn interest(&self, process: &Process) -> (u8, bool, u64) {
+        let is_parent = self.parents.contains(&process.pid);
+        let mut threads = process.threads.iter();
+        let has_busy = match process.threads.is_empty() {
+            true => process.state == Some('R'),
+            false => threads.clone().any(is_busy),
         };
-        let is_alive = activity > 0;
-        (is_alive, !is_parent(process), activity, process.pid)
-    })
+        let weight = match process.state {
+            _ if !self.alive.contains(&process.pid) => 0,
+            _ if has_busy => 5,
+            Some('D') => 4,
+            _ if threads.clone().any(is_locked) => 3,
+            _ if is_parent || threads.any(|t| self.awaits(process, t)) => 1,
+            _ => 2,
+        };
+        (weight, !is_parent, process.pid)
+    }
+
+    /// Whether it waits at a pipe for another of them.
+    fn awaits(&self, process: &Process, thread: &Thread) -> bool {
+        let of = |file: &&OpenFile| Some(file.number) == thread.file;
+        let lead =
+            process.files.iter().find(of).and_then(|f| f.leads_to.as_ref());
+        lead.is_some_and(|l| l.pids.iter().any(|p| self.alive.contains(p)))
+    }
+}
+
+fn has(thread: &Thread, marks: &[&str]) -> bool {
+    let mut frames = thread.frames.iter();
+    frames.any(|frame| marks.iter().any(|mark| frame.contains(mark)))
+}
+
+fn is_locked(thread: &Thread) -> bool {
+    has(thread, &LOCKS) && !has(thread, &JOINS)
 }
 
 /// The thread that holds the process up.
 fn thread(process: &Process) -> Option<&Thread> {
-    let has = |thread: &Thread, marks: &[&str]| {
-        thread
-            .frames
-            .iter()
-            .any(|frame| marks.iter().any(|mark| frame.contains(mark)))
-    };
     process.threads.iter().max_by_key(|thread| {
         let weight = match thread.state {
-            Some('R') => 4,
-            _ if has(thread, &LOCKS) && !has(thread, &JOINS) => 3,
+            _ if is_busy(thread) => 5,
+            Some('D') => 4,
+            _ if is_locked(thread) => 3,
             _ if has(thread, &JOINS) => 0,
             _ => 1,
         };
@@ -155,16 +229,17 @@ fn is_bare(frame: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Lead;
     use super::*;
 
     fn thread(tid: u64, state: char, frames: &[&str]) -> Thread {
         Thread {
             tid,
-            host: 0,
             comm: "a.out".to_owned(),
             state: Some(state),
             wchan: (state == 'S').then(|| "futex_wait".to_owned()),
             frames: frames.iter().map(|f| (*f).to_owned()).collect(),
+            ..Thread::default()
         }
     }
 
@@ -196,8 +271,8 @@ mod tests {
         let one = process(7, None, vec![thread(7, 'S', &LOCK)]);
         assert_eq!(
             of(vec![one]),
-            "pid 7 (a.out) waits in futex_wait: main > worker > \
-             pthread_mutex_lock > __lll_lock_wait"
+            "pid 7 (a.out) waits in futex_wait (a lock or another thread): \
+             main > worker > pthread_mutex_lock > __lll_lock_wait"
         );
     }
 
@@ -212,8 +287,8 @@ mod tests {
         ];
         assert_eq!(
             of(vec![process(7, None, threads)]),
-            "pid 7 (a.out), thread 8, waits in futex_wait: worker > \
-             pthread_mutex_lock"
+            "pid 7 (a.out), thread 8, waits in futex_wait (a lock or another \
+             thread): worker > pthread_mutex_lock"
         );
     }
 
@@ -233,13 +308,77 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_at_a_pipe_for_another_is_not_the_one() {
+        let mut reads =
+            process(9, None, vec![thread(9, 'S', &["read", "main"])]);
+        reads.threads[0].file = Some(0);
+        reads.threads[0].wchan = Some("anon_pipe_read".to_owned());
+        let lead =
+            Lead { text: "written by pid 4 (x)".to_owned(), pids: vec![4] };
+        reads.files = vec![OpenFile {
+            name: "pipe:[5]".to_owned(),
+            leads_to: Some(lead),
+            ..OpenFile::default()
+        }];
+        let writes = process(4, None, vec![thread(4, 'S', &["nap", "main"])]);
+        let said = of(vec![writes, reads.clone()]);
+        assert!(said.starts_with("pid 4 (a.out)"), "{said}");
+        // Alone it is, and says for what it waits.
+        assert_eq!(
+            of(vec![reads]),
+            "pid 9 (a.out) waits in anon_pipe_read (for data from a pipe; \
+             file 0: pipe:[5], written by pid 4 (x)): main > read"
+        );
+    }
+
+    #[test]
+    fn who_is_awake_for_a_moment_goes_behind_one_that_is_stuck() {
+        let mut threads = vec![
+            thread(7, 'S', &["pthread_clockjoin", "main"]),
+            thread(8, 'R', &["beat", "start_thread"]),
+            thread(9, 'S', &["pthread_mutex_lock", "worker"]),
+        ];
+        threads[1].busy = Some(0.02);
+        let said = of(vec![process(7, None, threads.clone())]);
+        assert!(said.contains("thread 9, waits"), "{said}");
+        threads[1].busy = Some(0.99);
+        let said = of(vec![process(7, None, threads)]);
+        assert!(said.contains("thread 8, runs: beat"), "{said}");
+    }
+
+    #[test]
+    fn idle_workers_of_a_pool_are_not_the_place() {
+        let idle = ["pthread_cond_wait", "uv_cond_wait", "worker"];
+        let threads = vec![
+            thread(7, 'S', &["epoll_wait", "uv_run", "main"]),
+            thread(8, 'S', &idle),
+        ];
+        let said = of(vec![process(7, None, threads.clone())]);
+        assert!(said.ends_with("main > uv_run > epoll_wait"), "{said}");
+        // Nor does it matter more than the child that it waits for.
+        let child = process(9, Some(7), vec![thread(9, 'S', &["nap"])]);
+        let said = of(vec![process(7, None, threads), child]);
+        assert!(said.starts_with("pid 9"), "{said}");
+    }
+
+    #[test]
+    fn a_parent_of_none_but_the_dead_is_looked_at_itself() {
+        let parent = process(7, None, vec![thread(7, 'S', &["nap", "main"])]);
+        let child = process(9, Some(7), vec![thread(9, 'Z', &[])]);
+        let processes = vec![parent, child];
+        let evidence = Evidence { processes, notes: Vec::new() };
+        assert!(evidence.sentence().starts_with("pid 7"));
+        assert_eq!(evidence.by_interest(), [7, 9]);
+    }
+
+    #[test]
     fn a_stack_that_cannot_be_had_says_why() {
         let mut one = process(7, None, vec![thread(7, 'S', &[])]);
         one.refused = Some("ptrace is not permitted".to_owned());
         assert_eq!(
             of(vec![one]),
-            "pid 7 (a.out) waits in futex_wait; no stack: ptrace is not \
-             permitted"
+            "pid 7 (a.out) waits in futex_wait (a lock or another thread); \
+             no stack: ptrace is not permitted"
         );
         assert_eq!(of(Vec::new()), "no process of the job was left");
     }

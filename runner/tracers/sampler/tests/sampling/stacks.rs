@@ -2,10 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use ntrace_sampler::{ProcessStacks, stacks_of};
 
 use crate::zone::{Who, Zone, compile, is_root, wait_until};
+
+/// Time for stacks, on a machine that does other things as well.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// A job that does not end by itself; it ends with this value.
 pub(crate) struct Job {
@@ -58,7 +62,7 @@ fn stuck(
     let target = zone.target();
     let mut found = None;
     wait_until("the stacks say where it is stuck", || {
-        let all = stacks_of(&target, &[]).unwrap();
+        let all = stacks_of(&target, &[], WITHIN).unwrap();
         found = all.into_iter().find(|one| one.comm == "stuck");
         found.as_ref().is_some_and(&wanted)
     });
@@ -85,7 +89,7 @@ fn each_way_to_be_stuck(who: Who) {
     assert!(found.threads.iter().all(|thread| thread.refused.is_none()));
     assert!(job.runs(), "it was only looked at");
     // By its pid in the zone, nothing else.
-    let again = stacks_of(&zone.target(), &[found.pid]).unwrap();
+    let again = stacks_of(&zone.target(), &[found.pid], WITHIN).unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].pid, found.pid);
     drop(job);
