@@ -17,6 +17,7 @@ const HEADERS_MAX: usize = 2048;
 
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_EH_FRAME: u32 = 0x6474_e550;
+const SEGMENT_EXECUTABLE: u32 = 1;
 const SECTION_NO_BITS: u32 = 8;
 const SECTION_COMPRESSED: u64 = 0x800;
 
@@ -52,6 +53,7 @@ struct Segment {
     offset: u64,
     address: u64,
     length: u64,
+    has_code: bool,
 }
 
 /// A section that was read, and where the file wants it.
@@ -131,6 +133,7 @@ impl Elf {
                 offset: u64_at(at, 8)?,
                 address: u64_at(at, 16)?,
                 length: u64_at(at, 32)?,
+                has_code: u32_at(at, 4)? & SEGMENT_EXECUTABLE != 0,
             };
             match u32_at(at, 0)? {
                 SEGMENT_LOAD => segments.push(segment),
@@ -138,12 +141,17 @@ impl Elf {
                 _ => {}
             }
         }
+        // Only what is mapped as code is ever asked for, and some linkers
+        // let a page of the file begin a segment in which another one ends.
+        if segments.iter().any(|segment| segment.has_code) {
+            segments.retain(|segment| segment.has_code);
+        }
         // A file without section headers can still be unwound.
         let sections = sections(source, &head).unwrap_or_default();
         Some(Elf { segments, unwind_header, sections })
     }
 
-    /// The address that the file states for an offset in it.
+    /// The address that the file states for an offset of code in it.
     pub(crate) fn address_of(&self, offset: u64) -> Option<u64> {
         let page = rustix::param::page_size() as u64;
         self.segments.iter().find_map(|segment| {
@@ -171,6 +179,7 @@ impl Elf {
                     offset: section.offset,
                     address: section.address,
                     length: section.length,
+                    has_code: false,
                 },
                 budget,
             )
@@ -316,6 +325,33 @@ mod tests {
         let text = tables.text.unwrap();
         let section = elf.section(b".text").unwrap();
         assert_eq!(elf.address_of(section.offset), Some(text.start));
+    }
+
+    #[test]
+    fn a_page_that_two_segments_share_is_the_one_with_code() {
+        // As lld lays programs out: headers and constants up to 0x1320, and
+        // from there code, an address page further.
+        let mut file = vec![0_u8; 64 + 2 * 56];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[18..20].copy_from_slice(&arch::ELF_MACHINE.to_le_bytes());
+        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        file[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        file[56..58].copy_from_slice(&2_u16.to_le_bytes());
+        let parts = [(4_u32, 0_u64, 0_u64, 0x1320_u64), (5, 0x1320, 0x2320, 9)];
+        for (index, (flags, offset, address, length)) in
+            parts.into_iter().enumerate()
+        {
+            let at = &mut file[64 + index * 56..][..56];
+            at[..4].copy_from_slice(&SEGMENT_LOAD.to_le_bytes());
+            at[4..8].copy_from_slice(&flags.to_le_bytes());
+            at[8..16].copy_from_slice(&offset.to_le_bytes());
+            at[16..24].copy_from_slice(&address.to_le_bytes());
+            at[32..40].copy_from_slice(&length.to_le_bytes());
+        }
+        let elf = Elf::read(file.as_slice()).unwrap();
+        assert_eq!(elf.address_of(0x1000), Some(0x2000));
+        assert_eq!(elf.address_of(0x1320), Some(0x2320));
+        assert_eq!(elf.address_of(0x1329), None);
     }
 
     #[test]

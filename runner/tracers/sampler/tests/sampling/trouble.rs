@@ -33,11 +33,11 @@ fn a_job_does_not_notice_that_its_sampler_is_killed() {
         rustix::process::kill_process(pid, signal).unwrap();
         let ended = running.finish(FinishOptions::default(), FINISH);
         assert!(matches!(ended, Err(SamplerError::Died(_))), "{ended:?}");
-        let done = zone.job(&["split", "100"], &[]);
+        let done = zone.job(&["split", "1"], &[]);
         assert_eq!(done.status["code"], 0);
         // What it left behind is no obstacle to the next.
         target.hz = 997;
-        let (seen, _) = sample(&zone, &target, &["split", "9000"], &[]);
+        let (seen, _) = sample(&zone, &target, &["split", "15"], &[]);
         assert!(seen.summary.samples > 0, "{:?}", seen.summary);
     }
 }
@@ -90,7 +90,7 @@ fn a_program_without_a_name_keeps_the_names_of_its_functions() {
         });
         let mut target = zone.target();
         target.hz = 997;
-        let argv = ["sh", "/opt/share/gone.sh", "30000"];
+        let argv = ["sh", "/opt/share/gone.sh", "50"];
         let (seen, _) = sample(&zone, &target, &argv, &[]);
         let found = seen.percent("seventy");
         eprintln!("unlinked, as {who:?}: seventy {found:.1} %");
@@ -119,7 +119,7 @@ fn wild_files_of_a_job_do_no_harm() {
                     head -c 3000000 /dev/urandom > /tmp/perf-$n.map; done; \
                     mkfifo /tmp/perf-10.map; \
                     for w in headers tables strings; do \
-                    /opt/share/$w 9000 || exit 1; done; split 9000";
+                    /opt/share/$w 15 || exit 1; done; split 15";
         let (seen, _) = sample(&zone, &target, &["sh", "-c", line], &[]);
         eprintln!("wild files, as {who:?}: {:?}", seen.summary);
         assert!(seen.summary.samples > 100);
@@ -160,7 +160,7 @@ fn one_sampler_sees_all_runs_and_the_job_holds_nothing_of_it() {
         assert_eq!(running.how(), How::Inherit);
         let mut counts = Vec::new();
         for _ in 0..3 {
-            let line = "exec 2>&1; ls -l /proc/self/fd; env; split 15000";
+            let line = "exec 2>&1; ls -l /proc/self/fd; env; split 25";
             let done = zone.job(&["sh", "-c", line], &[]);
             assert!(!done.output.contains("perf_event"), "{}", done.output);
             assert!(!done.output.contains("socket"), "{}", done.output);
@@ -194,7 +194,7 @@ fn others_of_the_machine_never_appear() {
         .args(["-c", "while :; do :; done"])
         .spawn()
         .unwrap();
-    let (seen, _) = sample(&zone, &target, &["split", "30000"], &[]);
+    let (seen, _) = sample(&zone, &target, &["split", "50"], &[]);
     outsider.kill().unwrap();
     outsider.wait().unwrap();
     drop(job);

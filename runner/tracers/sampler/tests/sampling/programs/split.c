@@ -16,34 +16,29 @@ static inline __attribute__((always_inline)) void burn(uint64_t n) {
     sink += x;
 }
 
-/* Which comes next is drawn by lot: a fixed round would keep step with the
- * samples now and then, and they would meet the same part each time. */
 #define STEP 1777ULL
-__attribute__((noinline, noclone)) void seventy(void) { burn(STEP); sink++; }
-__attribute__((noinline, noclone)) void twenty(void) { burn(STEP); sink += 2; }
-__attribute__((noinline, noclone)) void ten(void) { burn(STEP); sink += 3; }
+__attribute__((noinline, noclone)) void seventy(int n) { burn(7 * STEP * n); sink++; }
+__attribute__((noinline, noclone)) void twenty(int n) { burn(2 * STEP * n); sink += 2; }
+__attribute__((noinline, noclone)) void ten(int n) { burn(STEP * n); sink += 3; }
 
-__attribute__((noinline, noclone)) void stage_a(void) { seventy(); sink++; }
-__attribute__((noinline, noclone)) void stage_b(int last) {
-    if (last) {
-        ten();
-    } else {
-        twenty();
-    }
+__attribute__((noinline, noclone)) void stage_a(int n) { seventy(n); sink++; }
+__attribute__((noinline, noclone)) void stage_b(int n) {
+    twenty(n);
+    ten(n);
     sink++;
 }
 
+/* Each part goes on for some samples, so that a short job is enough to tell
+ * the shares; and no two rounds are equally long, so as not to keep step with
+ * the samples, which would meet the same part each time. */
 int main(int argc, char **argv) {
-    long steps = 10 * (argc > 1 ? atol(argv[1]) : 100);
+    long rounds = argc > 1 ? atol(argv[1]) : 10;
     uint64_t lot = 1;
-    for (long i = 0; i < steps; i++) {
+    for (long i = 0; i < rounds; i++) {
         lot = lot * 6364136223846793005ULL + 1442695040888963407ULL;
-        int drawn = (lot >> 33) % 10;
-        if (drawn < 7) {
-            stage_a();
-        } else {
-            stage_b(drawn == 9);
-        }
+        int unit = 300 + (lot >> 33) % 600;
+        stage_a(unit);
+        stage_b(unit);
     }
     printf("%llu\n", (unsigned long long)sink);
     return 0;
