@@ -138,6 +138,16 @@ pub enum Command {
     /// Fetch a trace for another tool.
     #[command(after_help = EXPORT_HELP)]
     Export(ExportArgs),
+    /// Show which system calls a job made, and how often, where that was
+    /// asked for.
+    #[command(after_help = SYSCALLS_HELP)]
+    Syscalls {
+        /// The job: its id, or 8 or more characters of its beginning.
+        id: JobRef,
+        /// Only this repetition of the command; the first is 1.
+        #[arg(long, value_name = "N")]
+        repetition: Option<u32>,
+    },
     /// Tell how it came to a job's state: what it waits or waited for, why
     /// it ran again, how it ended.
     #[command(after_help = "Example: ntrace why 0192d3a4-5b6c")]
@@ -224,6 +234,15 @@ Examples:
   ntrace diff 0192d3a4-5b6c
   ntrace diff 0192d3a4-5b6c 0192c001-11aa --top 10
   ntrace diff dscape/nano@<commit> dscape/nano@<commit> --svg d.svg";
+
+const SYSCALLS_HELP: &str = "\
+Counts are of the last run that has any, with all repetitions together. They
+are asked for by `--syscalls`, or `syscalls = true` under [trace] in
+.ntrace.toml; a runner on Linux must be root for it.
+
+Examples:
+  ntrace syscalls 0192d3a4-5b6c
+  ntrace syscalls 0192d3a4-5b6c --json | jq .total";
 
 const EXPORT_HELP: &str = "\
 Formats: pprof (go tool pprof), folded (one line for each stack), speedscope

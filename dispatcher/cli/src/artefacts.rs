@@ -113,6 +113,29 @@ fn pick<'a>(
     })
 }
 
+/// An artefact's bytes, if they are not too many.
+pub(crate) async fn content(
+    view: &ArtefactView,
+    most: u64,
+    link: &mut Link,
+    screen: &Screen,
+) -> Result<Vec<u8>, Failure> {
+    if view.bytes > most {
+        return Err(Failure::Damaged(format!(
+            "artefact {} has {}: too much to be believed",
+            view.id,
+            size(view.bytes)
+        )));
+    }
+    let mut bytes = Vec::new();
+    fetch(view, link, screen, |piece| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })
+    .await?;
+    Ok(bytes)
+}
+
 /// Fetches all pieces and checks them.
 async fn fetch(
     view: &ArtefactView,

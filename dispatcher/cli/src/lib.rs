@@ -27,6 +27,7 @@ mod progress;
 mod push;
 mod screen;
 mod show;
+mod syscalls;
 mod trace;
 mod wait;
 
@@ -72,6 +73,9 @@ async fn dispatch(
         Command::Flame(args) => trace::flame(args, link, screen).await,
         Command::Diff(args) => trace::diff(args, link, screen).await,
         Command::Export(args) => trace::export(args, link, screen).await,
+        Command::Syscalls { id, repetition } => {
+            syscalls::syscalls(&id, repetition, link, screen).await
+        }
         Command::Why { id } => jobs::why(&id, link, screen).await,
         Command::Workers => fleet::workers(link, screen).await,
         Command::Runners => fleet::runners(link, screen).await,

@@ -1,7 +1,7 @@
 //! Traces and their differences in words. Pure.
 
 use ntrace_protocol::compare::{DiffRow, DiffView, Level, Measure, Side, Unit};
-use ntrace_protocol::syscalls::SyscallSummary;
+use ntrace_protocol::syscalls::{SyscallCounts, SyscallSummary};
 use ntrace_protocol::text::escape;
 use ntrace_protocol::trace::{Health, TraceState, TraceSummary};
 
@@ -30,6 +30,39 @@ pub(crate) fn summary(trace: &TraceSummary) -> Vec<String> {
         lines.push(format!("trace warning: {}", escape(warning)));
     }
     lines
+}
+
+/// The table of `syscalls`.
+pub(crate) fn syscalls(counts: &SyscallCounts) -> Table {
+    let mut table = Table::new(&["COUNT", "SHARE", "FAILED", "CALL"]);
+    for call in &counts.calls {
+        let share = call.count as f64 / counts.total.max(1) as f64 * 100.0;
+        let failed = match call.errors {
+            0 => String::new(),
+            errors => errors.to_string(),
+        };
+        table.row([
+            call.count.to_string(),
+            format!("{share:.1} %"),
+            failed,
+            call.to_string(),
+        ]);
+    }
+    table
+}
+
+/// What is said below it.
+pub(crate) fn syscalls_footing(counts: &SyscallCounts) -> String {
+    let mut text = format!(
+        "{} system calls of {} kinds, {} failed",
+        counts.total,
+        counts.calls.len(),
+        counts.errors
+    );
+    if counts.missed > 0 {
+        text.push_str(&format!(", {} missed", counts.missed));
+    }
+    text
 }
 
 fn facts(trace: &TraceSummary) -> Vec<String> {

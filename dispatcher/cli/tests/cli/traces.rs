@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use ntrace_protocol::JobState;
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use crate::fake::Fake;
 use crate::program::{finish, ntrace, run, run_in};
@@ -171,4 +172,44 @@ async fn a_name_that_names_no_trace_is_a_wrong_command_line() {
         assert_eq!(ran.code, Some(2), "{args:?} {ran:?}");
     }
     assert_eq!(fake.asked("export") + fake.asked("diff"), 0);
+}
+
+#[tokio::test]
+async fn system_calls_are_shown_as_a_table_or_why_there_are_none() {
+    let fake = Fake::start().await;
+    let id = fake.job(1, JobState::Done, vec![]).to_string();
+    fake.change(|all| all.artefacts = json!([]));
+    let ran = run(&fake.addr(), &["syscalls", &id]).await;
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.stderr.contains("--syscalls"), "{ran:?}");
+    let content = json!({
+        "arch": "x86_64", "total": 4, "errors": 1, "calls": [
+            {"name": "re\u{1b}[2Jad", "number": 0, "count": 3, "errors": 1},
+            {"name": "getpid", "abi": "i386", "number": 20, "count": 1},
+        ],
+    });
+    let bytes = content.to_string().into_bytes();
+    let hash: String = sha2::Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    fake.change(|all| {
+        all.artefacts = json!([{
+            "id": "0192d3a4-5b6c-7d8e-9f00-0000000000aa",
+            "run_id": "0192d3a4-5b6c-7d8e-9f00-000000000001",
+            "name": "trace/syscalls.json", "bytes": bytes.len(),
+            "sha256": hash,
+        }]);
+        all.content = bytes;
+    });
+    let ran = run(&fake.addr(), &["syscalls", &id]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let lines: Vec<Vec<&str>> =
+        ran.out().lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(lines[1], ["3", "75.0", "%", "1", "re\\x1b[2Jad"]);
+    assert_eq!(lines[2], ["1", "25.0", "%", "-", "getpid", "(i386)"]);
+    assert!(ran.stderr.contains("4 system calls of 2 kinds, 1 failed"));
+    let ran = run(&fake.addr(), &["syscalls", &id, "--json"]).await;
+    let shown: Value = serde_json::from_str(ran.out()).unwrap();
+    assert_eq!(shown["calls"][1]["abi"], "i386");
 }
