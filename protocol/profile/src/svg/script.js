@@ -147,7 +147,8 @@
       return;
     }
     const about = ' · ' + box.about;
-    const room = Math.floor((width - 2 * PAD) / CHAR) - about.length;
+    // These letters are larger than those of the boxes.
+    const room = Math.floor((width - 2 * PAD) / CHAR * 0.9) - about.length;
     const name = Array.from(box.name);
     details.textContent = fitting(name, Math.max(room, 20)) + about;
   }
@@ -288,7 +289,7 @@
     if (event.key === 'Escape') {
       escape();
     } else if (!typing && (find || plain && event.key === '/')) {
-      field.focus();
+      field.focus({ preventScroll: true });
       field.select();
     } else if (plain && event.target === cursor.g) {
       const next = step(cursor, event.key);
