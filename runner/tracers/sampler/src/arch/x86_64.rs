@@ -54,3 +54,28 @@ pub(crate) fn leave_trampoline(
     registers.set_ip(caller);
     Some(caller)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leave(bp: u64) -> Option<(u64, u64, u64)> {
+        let mut registers = UnwindRegsX86_64::new(0x4000, 0x8000, bp);
+        let mut read = |at: u64| match at {
+            0x8000 => Ok(0x9000),
+            0x8008 => Ok(0x1234),
+            _ => Err(()),
+        };
+        let caller = leave_trampoline(&mut registers, &mut read)?;
+        assert_eq!(registers.ip(), caller);
+        Some((caller, registers.sp(), registers.bp()))
+    }
+
+    #[test]
+    fn a_trampoline_is_left_with_a_frame_pointer_or_without() {
+        assert_eq!(leave(0x7777), Some((0x1234, 0x8010, 0x7777)));
+        assert_eq!(leave(0x8000), Some((0x1234, 0x8010, 0x9000)));
+        let mut off = UnwindRegsX86_64::new(0, u64::MAX - 3, 0);
+        assert_eq!(leave_trampoline(&mut off, &mut |_| Err(())), None);
+    }
+}

@@ -6,6 +6,7 @@ mod languages;
 mod seen;
 mod stacks;
 mod stripped;
+mod tree;
 mod trouble;
 mod truth;
 mod zone;
