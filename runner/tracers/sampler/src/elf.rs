@@ -307,7 +307,11 @@ mod tests {
                 .unwrap();
             assert!(cc.wait().unwrap().success());
             let file = std::fs::File::open(&path).unwrap();
-            let found = Elf::read(&file).unwrap().build_id(&file);
+            let Some(elf) = Elf::read(&file) else {
+                eprintln!("SKIPPED: cc builds for another processor");
+                return;
+            };
+            let found = elf.build_id(&file);
             let wanted = wanted.then(|| vec![0x01, 0x23, 0xab, 0xcd]);
             assert_eq!(found, wanted);
         }
