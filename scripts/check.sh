@@ -39,7 +39,11 @@ if cargo nextest --version >/dev/null 2>&1; then
         # default the module ssh of the suite stands for it.
         step "tests over ssh"
         NTRACE_E2E_SSH=1 cargo nextest run -p ntrace-e2e --test e2e --locked \
-            -E 'test(/^(wire|verdicts|clean|many|robust|workers)::/)'
+            -E 'test(/^(wire|verdicts|clean|leaks|many|robust|workers)::/)'
+        # What takes too many rounds without optimisation.
+        step "a million stacks"
+        cargo test --release -p ntrace-sampler --lib --locked -- \
+            a_different_stack_costs_less_than_300_bytes
     fi
     cargo test --workspace --doc --locked --quiet
 else
