@@ -69,6 +69,8 @@ struct Inner {
 struct Handle {
     enrolled: Enrolled,
     view: WorkerView,
+    /// It was told to go; it may not have heard of it yet.
+    is_expelled: bool,
     orders: mpsc::Sender<Order>,
     task: JoinHandle<()>,
 }
@@ -83,7 +85,8 @@ impl Shown for Window {
     fn show(&mut self, view: WorkerView) {
         let Some(roster) = self.roster.upgrade() else { return };
         if let Some(handle) = roster.workers().get_mut(&self.uuid) {
-            handle.view = view;
+            let leaving = view.leaving || handle.is_expelled;
+            handle.view = WorkerView { leaving, ..view };
         }
         roster.changes.send_modify(|n| *n += 1);
     }
@@ -138,7 +141,7 @@ impl Roster {
         }
         for worker in known {
             info!(worker = %worker.uuid, "worker enrolled");
-            inner.begin(worker);
+            inner.begin(&mut inner.workers(), worker);
         }
         inner.save()?;
         Ok(())
@@ -177,7 +180,12 @@ impl Inner {
         self.file.save(&enrolled)
     }
 
-    fn begin(self: &Arc<Self>, enrolled: Enrolled) {
+    /// Begins the life of a worker that is not among these yet.
+    fn begin(
+        self: &Arc<Self>,
+        workers: &mut BTreeMap<WorkerUuid, Handle>,
+        enrolled: Enrolled,
+    ) {
         let uuid = enrolled.uuid;
         let uplink = self.uplink.lock().expect("no holder panics").clone();
         let Some(uplink) = uplink else { return };
@@ -194,7 +202,6 @@ impl Inner {
             stop: self.stop.clone(),
             shown: Box::new(window),
         };
-        let mut workers = self.workers();
         let roster = Arc::downgrade(self);
         let task = tokio::spawn(async move {
             Life::new(task).run().await;
@@ -217,7 +224,10 @@ impl Inner {
             leaving: false,
             place: None,
         };
-        workers.insert(uuid, Handle { enrolled, view, orders: sender, task });
+        let is_expelled = false;
+        let handle =
+            Handle { enrolled, view, is_expelled, orders: sender, task };
+        workers.insert(uuid, handle);
     }
 
     /// Looks at a VM that is to become a worker.
@@ -261,7 +271,8 @@ impl Inner {
             labels,
             baseline: Some(Baseline::of(&vm)),
         };
-        let known = {
+        {
+            // Under one lock, so that who enrolls at the same time finds it.
             let mut workers = self.workers();
             match workers.get_mut(&uuid) {
                 Some(handle) if handle.view.leaving => {
@@ -270,15 +281,9 @@ impl Inner {
                         format!("worker {uuid} is leaving; try again later"),
                     ));
                 }
-                Some(handle) => {
-                    handle.renew(enrolled.clone())?;
-                    true
-                }
-                None => false,
+                Some(handle) => handle.renew(enrolled)?,
+                None => self.begin(&mut workers, enrolled),
             }
-        };
-        if !known {
-            self.begin(enrolled);
         }
         self.save().map_err(not_saved)?;
         self.view(uuid)
@@ -297,8 +302,10 @@ impl Inner {
     ) -> Result<WorkerView, WireError> {
         let mut workers = self.workers();
         let handle = workers.get_mut(&uuid).ok_or_else(|| unknown(uuid))?;
-        handle.view.leaving |= matches!(order, Order::Expel);
+        let is_expel = matches!(order, Order::Expel);
         handle.tell(order)?;
+        handle.is_expelled |= is_expel;
+        handle.view.leaving |= is_expel;
         Ok(handle.view.clone())
     }
 }

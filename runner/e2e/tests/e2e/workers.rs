@@ -1,5 +1,7 @@
 //! Workers: enrolled, expelled, drained, broken on purpose and mended.
 
+use std::time::Duration;
+
 use ntrace_e2e::zones::Zones;
 use ntrace_e2e::{DEADLINE, Setup, Stage, leftovers, until};
 use ntrace_protocol::{JobState, WorkerState};
@@ -124,7 +126,13 @@ async fn a_worker_can_be_expelled_in_each_state() {
     is_gone(&stage, &defunct).await;
     let resetting = enroll_with(&mut stage, "halt=hang:2*1\n").await;
     control.expel(&resetting).await.unwrap();
-    is_gone(&stage, &resetting).await;
+    until("it is gone, and is leaving all the while", async || {
+        let worker = stage.worker(&resetting).await;
+        let is_staying = worker.as_ref().is_some_and(|it| !it.leaving);
+        assert!(!is_staying, "{worker:?}");
+        worker.is_none().then_some(())
+    })
+    .await;
 
     // Gone means gone: after a restart as well. The VMs are not touched.
     stage.kill_runner();
@@ -132,6 +140,32 @@ async fn a_worker_can_be_expelled_in_each_state() {
     let left = stage.control().await.workers().await.unwrap();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(stage.zones.all().len(), 4);
+}
+
+#[tokio::test]
+async fn a_worker_that_many_enroll_at_once_is_one() {
+    let mut stage = Stage::start(Setup::workers(0)).await;
+    let uuid = stage.zones.create(&Zones::manifest());
+    stage.list(&uuid);
+    stage.workers.push(uuid.clone());
+    let mut controls = Vec::new();
+    for _ in 0..8 {
+        controls.push(stage.control().await);
+    }
+    let all = controls.iter().map(|it| it.enroll(&uuid, Value::Null));
+    for enrolled in futures::future::join_all(all).await {
+        enrolled.unwrap();
+    }
+    let worker = stage.worker_reaches(&uuid, WorkerState::Available).await;
+    assert_eq!(worker.resets.done, 1, "{worker:?}");
+    stage.control().await.expel(&uuid).await.unwrap();
+    is_gone(&stage, &uuid).await;
+    // Nobody is left who would take a job.
+    let job = stage.submit("echo who", Value::Null).await.to_string();
+    let client = stage.client().await;
+    let waited = client.wait(&job, Some(Duration::from_secs(1))).await;
+    assert!(waited.is_err(), "somebody took the job: {waited:?}");
+    client.stop(&job, <_>::default()).await.unwrap();
 }
 
 #[tokio::test]
