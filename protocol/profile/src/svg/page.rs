@@ -1,18 +1,19 @@
-//! Writing the picture: the only place that makes markup.
+//! Writing the picture: here alone, and for a box below, markup is made.
 //!
-//! Invariant: every text that is not a constant of this file goes through
+//! Invariant: every text that is not a constant of these files goes through
 //! [`xml`], which leaves nothing that XML, HTML or a script could take for
 //! markup, and no character that hides or turns text.
 
-use std::borrow::Cow;
+mod a_box;
+
 use std::fmt::{self, Write as _};
 
 use ntrace_protocol::text;
 
 use super::Growth;
 use super::colour::Rgb;
-use super::layout::{Layout, Place};
-use super::words::{Look, Words};
+use super::layout::Layout;
+use super::words::Words;
 use crate::tree::Tree;
 
 /// Bytes of a name that are shown.
@@ -20,12 +21,6 @@ pub(super) const NAME_MAX: usize = 240;
 const WIDTH: f64 = 1200.0;
 const PAD: f64 = 12.0;
 const ROW: u32 = 17;
-/// Width of a character of a box's font, in pixels.
-const CHAR: f64 = 6.63;
-/// Between neighbours, so that they can be told apart.
-const GAP: f64 = 0.6;
-/// Boxes wider than this have the whole gap.
-const GAP_FROM: f64 = 3.0;
 const LINE: u32 = 18;
 /// Room for the tools above the boxes, and for the details below them.
 const BAR: u32 = 30;
@@ -173,7 +168,7 @@ impl Page {
                 0 => "all",
                 node => tree.name(&tree.nodes()[node as usize]),
             };
-            one_box(&mut self.out, place, name, look, y_of(place.row))?;
+            a_box::write(&mut self.out, place, name, look, y_of(place.row))?;
         }
         self.out.push_str("</g>\n");
         Ok(())
@@ -225,91 +220,6 @@ fn open(out: &mut String, height: u32, words: &Words) -> fmt::Result {
         about = xml(&about.join("; ")),
         style = STYLE
     )
-}
-
-fn one_box(
-    out: &mut String,
-    place: &Place,
-    name: &str,
-    look: &Look,
-    y: u32,
-) -> fmt::Result {
-    let wide = WIDTH - 2.0 * PAD;
-    let name = text::escape(shorten(name));
-    let (x, width) = (PAD + place.x * wide, place.width * wide);
-    write!(out, r#"<g class="b" data-row="{}""#, place.row)?;
-    let label = match look.mark.as_str() {
-        "" => Cow::Borrowed(&name),
-        mark => {
-            write!(out, r#" data-mark="{}""#, xml(mark))?;
-            Cow::Owned(format!("{mark} {name}"))
-        }
-    };
-    write!(
-        out,
-        concat!(
-            "><title>{name}\n{details}</title>",
-            r#"<rect x="{x:.4}" y="{y}" width="{w:.4}" height="{h}" "#,
-            r#"fill="{fill}"{round}/>"#,
-        ),
-        name = xml(&name),
-        details = xml_lines(&look.details),
-        x = x,
-        y = y,
-        w = drawn(width),
-        h = ROW - 1,
-        fill = Hex(look.colour),
-        round = if width > 5.0 { r#" rx="2""# } else { "" }
-    )?;
-    let room = ((width - 6.0) / CHAR).max(0.0) as usize;
-    if let Some(shown) = fitting(&label, room) {
-        write!(
-            out,
-            r#"<text x="{:.1}" y="{}">{}</text>"#,
-            x + 4.0,
-            y + 12,
-            xml(&shown)
-        )?;
-    }
-    out.push_str("</g>\n");
-    Ok(())
-}
-
-/// The width that is drawn. The script computes it back.
-fn drawn(width: f64) -> f64 {
-    if width > GAP_FROM {
-        return width - GAP;
-    }
-    width * (1.0 - GAP / GAP_FROM)
-}
-
-/// The beginning of a name that is too long to keep whole.
-fn shorten(name: &str) -> &str {
-    &name[..name.floor_char_boundary(NAME_MAX)]
-}
-
-/// The name, cut to a number of columns; `None` when too few fit.
-fn fitting(name: &str, room: usize) -> Option<String> {
-    if room < 3 {
-        return None;
-    }
-    if name.chars().map(columns).sum::<usize>() <= room {
-        return Some(name.to_owned());
-    }
-    let mut left = room - 1;
-    let fits = |c: &char| {
-        let fits = columns(*c) <= left;
-        left = left.saturating_sub(columns(*c));
-        fits
-    };
-    let mut cut: String = name.chars().take_while(fits).collect();
-    cut.push('…');
-    Some(cut)
-}
-
-/// Characters of far scripts and pictures are two columns wide.
-fn columns(c: char) -> usize {
-    if c >= '\u{1100}' { 2 } else { 1 }
 }
 
 /// One line of text, harmless in XML.
@@ -368,6 +278,17 @@ mod tests {
     }
 
     #[test]
+    fn the_script_counts_with_the_same_measures() {
+        use a_box::{CHAR, GAP, GAP_FROM};
+        let wide = format!("PAD = {PAD}, STILL = {WIDTH} - 2 * PAD");
+        let bar = format!("CHAR = {CHAR}, GAP = {GAP}, BAR = {BAR}");
+        let gap = format!("drawn > {GAP_FROM} - GAP");
+        for measure in [wide, bar, gap] {
+            assert!(SCRIPT.contains(&measure), "{measure}");
+        }
+    }
+
+    #[test]
     fn the_script_makes_no_markup_and_asks_nobody() {
         for word in [
             "innerHTML",
@@ -393,24 +314,6 @@ mod tests {
         }
         for word in ["url(", "@import", "expression"] {
             assert!(!STYLE.contains(word), "{word} is in the style");
-        }
-    }
-
-    #[test]
-    fn a_wide_character_takes_two_columns() {
-        assert_eq!(fitting("日本語", 6).unwrap(), "日本語");
-        assert_eq!(fitting("日本語", 5).unwrap(), "日本…");
-        assert_eq!(fitting("abcdef", 5).unwrap(), "abcd…");
-        assert_eq!(fitting("abcdef", 2), None);
-    }
-
-    #[test]
-    fn the_gap_between_boxes_does_not_jump() {
-        let mut last = 0.0;
-        for n in 1..1000 {
-            let drawn = drawn(f64::from(n) / 100.0);
-            assert!(drawn > last && drawn < last + 0.02);
-            last = drawn;
         }
     }
 }
