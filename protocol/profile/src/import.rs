@@ -9,7 +9,7 @@ mod perf;
 
 pub use cpuprofile::{CpuProfileError, cpuprofile};
 pub use dtrace::dtrace;
-pub use perf::perf_script;
+pub use perf::{PerfScript, perf_script};
 
 use crate::header::Header;
 

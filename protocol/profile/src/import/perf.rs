@@ -9,6 +9,7 @@
 //! One record is one sample, whatever period is printed.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::left_out;
 use crate::frame::{FrameId, FrameKind, Symbol};
@@ -16,60 +17,169 @@ use crate::header::Header;
 use crate::names;
 use crate::profile::{Profile, Value};
 
+/// Bytes of one line that are looked at; what is longer is no line of perf.
+const LINE_MAX: usize = 64 << 10;
+
+/// Processes whose names are remembered.
+const PROCESSES_MAX: usize = 1 << 16;
+
 /// Reads the text of `perf script`. `checkout` is the directory of the
 /// job's tree, or empty. With a rate in the header the CPU time follows
 /// from it; without one, from the periods that are printed.
 pub fn perf_script(bytes: &[u8], header: Header, checkout: &str) -> Profile {
-    let mut profile = Profile::new(header);
-    let mut open: Option<Open> = None;
-    let mut broken = 0;
-    let mut ended = true;
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        ended = line.ends_with(b"\n");
+    let mut script = PerfScript::new(header, checkout);
+    script.feed(bytes);
+    script.finish()
+}
+
+/// The same, piece by piece: what is long need not be in memory.
+#[derive(Debug)]
+pub struct PerfScript {
+    profile: Profile,
+    checkout: String,
+    strangers: Vec<String>,
+    /// What each process is called: as its first thread is.
+    processes: HashMap<u32, String>,
+    open: Option<Open>,
+    broken: u64,
+    /// The begin of a line whose end is still to come.
+    rest: Vec<u8>,
+}
+
+impl PerfScript {
+    /// Nothing was read yet; see [`perf_script`].
+    pub fn new(header: Header, checkout: &str) -> Self {
+        Self {
+            profile: Profile::new(header),
+            checkout: checkout.to_owned(),
+            strangers: Vec::new(),
+            processes: HashMap::new(),
+            open: None,
+            broken: 0,
+            rest: Vec::new(),
+        }
+    }
+
+    /// Leaves processes of these names out.
+    #[must_use]
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.strangers = names.iter().map(|name| (*name).into()).collect();
+        self
+    }
+
+    /// Reads on.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.rest.is_empty() && piece.ends_with(b"\n") {
+                self.line(piece);
+                continue;
+            }
+            let room = LINE_MAX.saturating_sub(self.rest.len());
+            self.rest.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.rest);
+                self.line(&line);
+            }
+        }
+    }
+
+    /// All was read. What ends within a record is without that record.
+    pub fn finish(mut self) -> Profile {
+        let mut cut = !self.rest.is_empty();
+        if cut {
+            // The last line may be a whole one that lacks its end.
+            let line = std::mem::take(&mut self.rest);
+            self.line(&line);
+            cut = self.open.is_some();
+        }
+        if !cut {
+            self.close();
+        }
+        left_out(&mut self.profile.header, self.broken, cut);
+        self.profile
+    }
+
+    fn line(&mut self, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         let text = line.trim();
         if text.is_empty() {
-            if let Some(record) = open.take() {
-                record.close(&mut profile);
-            }
-            continue;
+            return self.close();
         }
         if line.starts_with([' ', '\t'])
-            && let Some(record) = &mut open
-            && let Some(symbol) = frame(text, checkout)
+            && let Some(record) = &mut self.open
+            && let Some(symbol) = frame(text, &self.checkout)
         {
-            record.frames.push(profile.frame(&symbol));
-            continue;
+            record.frames.push(self.profile.frame(&symbol));
+            return;
         }
-        if let Some(record) = open.take() {
-            record.close(&mut profile);
-        }
-        match Open::parse(text) {
-            Some(record) => open = Some(record),
+        self.close();
+        match Line::parse(text) {
+            Some(Line::Sample(record)) => self.open = Some(record),
+            Some(Line::Lost(count)) => {
+                let lost = &mut self.profile.header.lost;
+                *lost = lost.saturating_add(count);
+            }
+            Some(Line::Other) => {}
             None if text.starts_with('#') => {}
-            None => broken += 1,
+            None => self.broken += 1,
         }
     }
-    let cut = open.is_some() && !ended;
-    if let Some(record) = open.filter(|_| !cut) {
-        record.close(&mut profile);
+
+    fn close(&mut self) {
+        let Some(mut record) = self.open.take() else { return };
+        let name = self.name_of(&record);
+        if self.strangers.contains(&name) {
+            return;
+        }
+        record.frames.reverse();
+        let profile = &mut self.profile;
+        let process = profile.process(&name);
+        let cpu_ns = match profile.header.hz {
+            0 => record.period,
+            _ => profile.header.nanoseconds(1),
+        };
+        let value = Value { samples: 1, cpu_ns };
+        profile.add(process, &record.frames, value);
     }
-    left_out(&mut profile.header, broken, cut);
-    profile
+
+    /// The name of a record's process; perf prints the thread's.
+    fn name_of(&mut self, record: &Open) -> String {
+        let Some((pid, tid)) = record.ids else { return record.comm.clone() };
+        if pid == tid {
+            if self.processes.len() >= PROCESSES_MAX {
+                self.processes.clear();
+            }
+            self.processes.insert(pid, record.comm.clone());
+        }
+        self.processes.get(&pid).unwrap_or(&record.comm).clone()
+    }
+}
+
+/// The first line of a record.
+enum Line {
+    Sample(Open),
+    /// So many records were lost.
+    Lost(u64),
+    /// A record of something else.
+    Other,
 }
 
 /// A record whose frames are being read.
+#[derive(Debug)]
 struct Open {
-    process: String,
+    /// The thread's name.
+    comm: String,
+    /// Process and thread, where both are printed.
+    ids: Option<(u32, u32)>,
     /// Nanoseconds, for a clock.
     period: u64,
     /// Leaf first.
     frames: Vec<FrameId>,
 }
 
-impl Open {
-    /// The first line of a record: a name, which may hold spaces, then
-    /// `PID` or `PID/TID`, perhaps `[CPU]`, a time, a period, the event.
+impl Line {
+    /// A name, which may hold spaces, then `PID` or `PID/TID`, perhaps
+    /// `[CPU]`, a time, a period, the event.
     fn parse(text: &str) -> Option<Self> {
         let mut at = 0;
         for word in text.split(' ') {
@@ -89,30 +199,37 @@ impl Open {
             after.next_if(time);
             let period = after
                 .next_if(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
-            let clock = after.next().is_some_and(|word| {
-                word.starts_with("cpu-clock") || word.starts_with("task-clock")
-            });
+            let event = after.next().unwrap_or("");
+            if event.starts_with("PERF_RECORD_") {
+                return Some(Self::of_record(event, after.nth(1)));
+            }
+            let clock = event.starts_with("cpu-clock")
+                || event.starts_with("task-clock");
             let period = period.filter(|_| clock);
             let period = period.and_then(|word| word.parse().ok());
-            return Some(Self {
-                process: text[..start].trim().to_owned(),
+            return Some(Self::Sample(Open {
+                comm: text[..start].trim().to_owned(),
+                ids: ids(word),
                 period: period.unwrap_or(0),
                 frames: Vec::new(),
-            });
+            }));
         }
         None
     }
 
-    fn close(mut self, profile: &mut Profile) {
-        self.frames.reverse();
-        let process = profile.process(&self.process);
-        let cpu_ns = match profile.header.hz {
-            0 => self.period,
-            _ => profile.header.nanoseconds(1),
-        };
-        let value = Value { samples: 1, cpu_ns };
-        profile.add(process, &self.frames, value);
+    /// `PERF_RECORD_LOST lost 12`.
+    fn of_record(event: &str, count: Option<&str>) -> Self {
+        let count = count.and_then(|count| count.parse().ok());
+        match (event, count) {
+            ("PERF_RECORD_LOST", Some(count)) => Self::Lost(count),
+            _ => Self::Other,
+        }
     }
+}
+
+fn ids(word: &str) -> Option<(u32, u32)> {
+    let (pid, tid) = word.split_once('/')?;
+    Some((pid.parse().ok()?, tid.parse().ok()?))
 }
 
 fn is_pid(word: &str) -> bool {
@@ -149,6 +266,11 @@ fn frame<'a>(text: &'a str, checkout: &str) -> Option<Symbol<'a>> {
     let kernel = file.ends_with(".ko")
         || file.contains(".ko.")
         || file.starts_with('[') && !own.contains(&file);
+    let is_map = module.starts_with("perf-") && module.ends_with(".map");
+    if names::is_unnamed(symbol) && (is_map || file.starts_with("//anon")) {
+        // The file's name has a process's number: no two runs have it.
+        return Some(Symbol::new("[unnamed code]", FrameKind::Unknown));
+    }
     if names::is_unnamed(symbol) {
         let module = module.trim_matches(['[', ']']);
         let name = match module {
@@ -164,7 +286,7 @@ fn frame<'a>(text: &'a str, checkout: &str) -> Option<Symbol<'a>> {
     if module == "inlined" {
         return Some(Symbol::new(symbol, FrameKind::Inlined));
     }
-    if module.starts_with("perf-") && module.ends_with(".map") {
+    if is_map {
         return Some(names::perf_map(symbol, checkout));
     }
     Some(match names::demangled(symbol) {
@@ -212,6 +334,38 @@ my job 7 [001] 45.8: cpu-clock:
         assert_eq!(profile.total().cpu_ns, 30_000_000);
         assert!(profile.header.warnings.is_empty());
         assert_eq!(fold(TEXT, 0).1.total().cpu_ns, 10_309_278);
+    }
+
+    #[test]
+    fn threads_bear_the_name_of_their_process() {
+        let text = "\
+node 7/9 1.0: cpu-clock: \n\t1 a (/x)\n
+node 7/7 1.1: cpu-clock: \n\t1 a (/x)\n
+V8 Worker 7/8 1.2: cpu-clock: \n\t1 a (/x)\n
+lone 8/9 1.2: cpu-clock: \n\t1 a (/x)\n
+";
+        assert_eq!(fold(text, 1).0, "lone;a 1\nnode;a 3\n");
+        let header = Header { hz: 1, ..Header::default() };
+        let mut script = PerfScript::new(header, "").without(&["node"]);
+        // Pieces may end anywhere.
+        for piece in text.as_bytes().chunks(3) {
+            script.feed(piece);
+        }
+        assert_eq!(folded::write(&script.finish()), "lone;a 1\n");
+    }
+
+    #[test]
+    fn lost_records_are_counted_and_others_passed_over() {
+        let text = "\
+split 5/5 23.7: PERF_RECORD_LOST lost 433
+split 5/5 23.8: PERF_RECORD_LOST_SAMPLES lost 4
+split 5/5 23.9: cpu-clock: \n\t1 [unknown] (/tmp/perf-5.map)\n
+split 5/5 23.9: PERF_RECORD_LOST lost 7
+";
+        let (folded, profile) = fold(text, 1);
+        assert_eq!(folded, "split;[unnamed code] 1\n");
+        assert_eq!(profile.header.lost, 440);
+        assert!(profile.header.warnings.is_empty());
     }
 
     #[test]
