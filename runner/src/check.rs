@@ -22,6 +22,7 @@ use std::time::Duration;
 use clap::Args;
 use ntrace_protocol::unit::parse_duration;
 use ntrace_source::Repository;
+use ntrace_tracers::NoPerf;
 
 pub use finding::{Finding, Findings, Level, Need};
 use host::Host;
@@ -205,7 +206,8 @@ fn judge(config: &Config, data: &Path, facts: &Facts) -> Findings {
     let events = match &facts.host {
         Some(host) => host.events,
         None => {
-            host::Events { is_root: false, paranoid: None, has_perf: false }
+            let perf = Err(NoPerf::Missing);
+            host::Events { is_root: false, paranoid: None, perf }
         }
     };
     let is_remote = is_remote(config);

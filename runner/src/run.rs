@@ -160,7 +160,7 @@ async fn roster(config: &Config, data: &Path) -> anyhow::Result<Roster> {
         snapshot: config.snapshot.as_str().to_owned(),
         reset_after: config.reset_after,
     };
-    let tracers = Tracers::new(choice(config.tracer), data);
+    let tracers = Tracers::find(choice(config.tracer), data).await;
     let context = Context { sources, policy, tracers };
     Ok(Roster::new(roster_config, driver, context))
 }

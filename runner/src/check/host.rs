@@ -6,6 +6,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use ntrace_tracers::{NoPerf, Perf};
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -14,9 +15,6 @@ use crate::config::Tracer;
 
 /// The level up to which an ordinary user may sample his own processes.
 const PARANOID_MOST: i64 = 2;
-
-/// Where perf may be.
-const PERF: &[&str] = &["/usr/bin/perf", "/usr/local/bin/perf"];
 
 /// What `zone-check` prints: what zones would find on this machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -42,7 +40,7 @@ pub(super) struct Events {
     pub(super) is_root: bool,
     /// `perf_event_paranoid`; none where there are no such events.
     pub(super) paranoid: Option<i64>,
-    pub(super) has_perf: bool,
+    pub(super) perf: Result<(), NoPerf>,
 }
 
 pub(super) async fn look(late: Duration) -> Host {
@@ -50,7 +48,7 @@ pub(super) async fn look(late: Duration) -> Host {
         Ok(lent) => lent,
         Err(_) => Err(format!("zone-check did not end within {late:?}")),
     };
-    Host { lent, events: look_at_events() }
+    Host { lent, events: look_at_events().await }
 }
 
 /// Asks in a process of its own: a namespace is entered to try it.
@@ -67,13 +65,13 @@ async fn ask() -> Result<Lent, String> {
         .map_err(|error| format!("cannot read what zone-check says: {error}"))
 }
 
-pub(super) fn look_at_events() -> Events {
+async fn look_at_events() -> Events {
     let paranoid =
         std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
     Events {
         is_root: rustix::process::geteuid().is_root(),
         paranoid: paranoid.ok().and_then(|text| text.trim().parse().ok()),
-        has_perf: PERF.iter().any(|path| std::path::Path::new(path).is_file()),
+        perf: Perf::look().await,
     }
 }
 
@@ -140,13 +138,21 @@ pub(super) fn judge_tracer(
         (Tracer::Dtrace, false) => {
             fail("there is no DTrace on Linux", "ntrace-runner --tracer sample")
         }
-        (Tracer::Perf, false) if !events.has_perf => fail(
-            "perf is not installed",
-            "apt-get install -y linux-perf   (or --tracer sample)",
-        ),
+        (Tracer::Perf, false) if let Err(why) = events.perf => {
+            fail(why.why(), perf_mend(why))
+        }
         (Tracer::Auto | Tracer::Sample | Tracer::Perf, false) => {
             judge_events(events, fail)
         }
+    }
+}
+
+fn perf_mend(why: NoPerf) -> &'static str {
+    match why {
+        NoPerf::Missing | NoPerf::Broken | NoPerf::Old => {
+            "apt-get install -y linux-perf   (or --tracer sample)"
+        }
+        NoPerf::Ordinary | NoPerf::NoRoom => "ntrace-runner --tracer sample",
     }
 }
 
@@ -166,7 +172,13 @@ fn judge_events(
         return fail(&says, "sysctl -w kernel.perf_event_paranoid=2");
     }
     let who = if events.is_root { "root" } else { "an ordinary user" };
-    let says = format!("performance events for {who} (paranoid is {paranoid})");
+    let perf = match events.perf {
+        Ok(()) => "perf is there as well",
+        Err(_) => "no perf for a second opinion",
+    };
+    let says = format!(
+        "performance events for {who} (paranoid is {paranoid}); {perf}"
+    );
     Finding::ok(Need::Tracer, says)
 }
 
@@ -176,8 +188,11 @@ mod tests {
     use super::*;
 
     fn zones(lent: Result<Lent, String>) -> Finding {
-        let events =
-            Events { is_root: true, paranoid: Some(2), has_perf: false };
+        let events = Events {
+            is_root: true,
+            paranoid: Some(2),
+            perf: Err(NoPerf::Missing),
+        };
         judge(&Host { lent, events }).remove(0)
     }
 
@@ -198,8 +213,11 @@ mod tests {
 
     #[test]
     fn a_tracer_that_was_named_must_be_there() {
-        let events =
-            |is_root, paranoid| Events { is_root, paranoid, has_perf: false };
+        let events = |is_root, paranoid| Events {
+            is_root,
+            paranoid,
+            perf: Err(NoPerf::Missing),
+        };
         let state = |wanted, is_remote, events| {
             judge_tracer(wanted, is_remote, events).state
         };

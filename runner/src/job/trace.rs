@@ -17,8 +17,8 @@ use ntrace_protocol::report::Event;
 use ntrace_protocol::runner::Assignment;
 use ntrace_protocol::trace::{TraceOptions, TraceSummary, Tracer as Kind};
 use ntrace_tracers::{
-    Additions, Choice, Chosen, Cpu, Dtrace, Labels, Preload, Sample, Target,
-    Trace, Tracer, add, choose,
+    Additions, Choice, Chosen, Cpu, Dtrace, Labels, NoPerf, Perf, Preload,
+    Sample, Target, Trace, Tracer, add, choose,
 };
 use ntrace_zones::Carrier;
 use tokio::time::Instant;
@@ -43,14 +43,15 @@ pub struct Tracers {
     choice: Choice,
     dtrace: Result<Dtrace, String>,
     sample: Sample,
-    has_perf: bool,
+    perf: Result<Perf, NoPerf>,
 }
 
 impl Tracers {
     /// What this runner can use; `data` is its own directory.
-    pub fn new(choice: Choice, data: &Path) -> Self {
+    pub async fn find(choice: Choice, data: &Path) -> Self {
         let dtrace = Dtrace::new(&data.join("tracers")).map_err(|e| chain(&e));
-        Self { choice, dtrace, sample: Sample::default(), has_perf: false }
+        let perf = Perf::find(&data.join("tracers/perf")).await;
+        Self { choice, dtrace, sample: Sample::default(), perf }
     }
 
     /// The one that can tell stacks of what does not run.
@@ -65,6 +66,10 @@ impl Tracers {
                 Err(why) => Err(format!("cannot write its script: {why}")),
             },
             Kind::Sample => Ok(Box::new(self.sample.clone())),
+            Kind::Perf => match &self.perf {
+                Ok(perf) => Ok(Box::new(perf.clone())),
+                Err(why) => Err(why.why().to_owned()),
+            },
             kind => Err(format!("this runner has no tracer {kind}")),
         }
     }
@@ -102,7 +107,7 @@ impl Traces {
         let facts = ntrace_tracers::Place {
             is_linux: place.vm.ntrace.is_some(),
             is_here: matches!(**place.worker.carrier(), Carrier::Local(_)),
-            has_perf: tracers.has_perf,
+            perf: tracers.perf.as_ref().map(drop).map_err(|why| *why),
         };
         let plan = match choose(tracers.choice, &options, facts) {
             Chosen::Take(kind) => match tracers.tracer(kind) {

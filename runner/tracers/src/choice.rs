@@ -5,6 +5,8 @@
 
 use ntrace_protocol::trace::{Profile, TraceOptions, Tracer as Kind};
 
+use crate::perf::NoPerf;
+
 /// What the runner's operator chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -23,8 +25,8 @@ pub struct Place {
     pub is_linux: bool,
     /// The zone is on the machine that the runner is on.
     pub is_here: bool,
-    /// Traces can be made with perf here.
-    pub has_perf: bool,
+    /// Whether traces can be made with perf here.
+    pub perf: Result<(), NoPerf>,
 }
 
 /// What is done.
@@ -76,11 +78,9 @@ fn refusal(kind: Kind, place: Place) -> Option<&'static str> {
         Kind::Sample | Kind::Perf if !place.is_here => Some(
             "the zone is on another machine; start a runner on that machine",
         ),
-        Kind::Perf if !place.has_perf => {
-            Some("this runner cannot trace by perf; ask for sample")
-        }
+        Kind::Perf => place.perf.err().map(NoPerf::why),
         // With DTrace nothing is known before it was tried.
-        Kind::Dtrace | Kind::Sample | Kind::Perf => None,
+        Kind::Dtrace | Kind::Sample => None,
         Kind::Preload | Kind::Other => Some("it cannot be asked for"),
     }
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     const HERE: Place =
-        Place { is_linux: true, is_here: true, has_perf: false };
+        Place { is_linux: true, is_here: true, perf: Err(NoPerf::Missing) };
     const AWAY: Place = Place { is_here: false, ..HERE };
     const SMARTOS: Place = Place { is_linux: false, ..AWAY };
 
@@ -122,9 +122,28 @@ mod tests {
             choose(only, &ask(Some(Kind::Sample)), HERE),
             Chosen::Take(Kind::Sample)
         );
+    }
+
+    #[test]
+    fn perf_is_taken_only_where_it_is_and_when_it_was_asked_for() {
         let perf = ask(Some(Kind::Perf));
+        for why in [NoPerf::Missing, NoPerf::Old, NoPerf::Ordinary] {
+            let place = Place { perf: Err(why), ..HERE };
+            assert_eq!(
+                choose(Choice::Auto, &perf, place),
+                Chosen::Impossible(Kind::Perf, why.why())
+            );
+        }
+        let place = Place { perf: Ok(()), ..HERE };
+        let taken = Chosen::Take(Kind::Perf);
+        assert_eq!(choose(Choice::Auto, &perf, place), taken);
+        let only = Choice::Only(Kind::Perf);
+        assert_eq!(choose(only, &ask(None), place), taken);
+        let auto = choose(Choice::Auto, &ask(None), place);
+        assert_eq!(auto, Chosen::Take(Kind::Sample));
+        let away = Place { is_here: false, ..place };
         assert!(matches!(
-            choose(Choice::Auto, &perf, HERE),
+            choose(Choice::Auto, &perf, away),
             Chosen::Impossible(Kind::Perf, _)
         ));
     }

@@ -39,12 +39,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use self::client::{Running, SamplerError, Trace, stacks_of, start};
+pub use self::process::CARRIERS;
 pub use self::target::{
     DEFAULT_HZ, DEFAULT_STACK_BYTES, How, Program, Target, TargetError,
 };
 pub use self::wire::{
     FinishOptions, ProcessStacks, Summary, ThreadStack, Window,
 };
+pub use self::zone::{NoRoot, ZoneFiles};
 
 /// Runs the sampler if this process was started under its name (the last
 /// component of argument 0); to be called before anything else in `main`,

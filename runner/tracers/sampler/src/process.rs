@@ -27,7 +27,7 @@ const LINGER: u64 = 2_000_000_000;
 const PROCESSES_MAX: usize = 20_000;
 
 /// Names of the programs that carry the job: not part of it.
-const CARRIERS: [&str; 3] = ["zone-job", "zlogin", "ntrace-runner"];
+pub const CARRIERS: [&str; 3] = ["zone-job", "zlogin", "ntrace-runner"];
 
 /// One frame of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

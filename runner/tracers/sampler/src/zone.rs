@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// The roots of one zone.
 #[derive(Debug)]
-pub(crate) struct ZoneFiles {
+pub struct ZoneFiles {
     root: OwnedFd,
     /// Its /proc, by the zone's pids; none if that is not a proc file system.
     proc: Option<OwnedFd>,
@@ -23,7 +23,7 @@ pub(crate) struct ZoneFiles {
 /// The zone's files could not be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open the root of the zone's process {pid}")]
-pub(crate) struct NoRoot {
+pub struct NoRoot {
     pid: i32,
     source: io::Error,
 }
@@ -35,7 +35,10 @@ fn open_path(at: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
 
 impl ZoneFiles {
     /// Takes hold of the files of the zone whose process 1 is given.
-    pub(crate) fn hold(init: i32) -> Result<ZoneFiles, NoRoot> {
+    ///
+    /// # Errors
+    /// When that process is gone, or not ours to look at.
+    pub fn hold(init: i32) -> Result<ZoneFiles, NoRoot> {
         let path = format!("/proc/{init}/root");
         let root = open_path(rustix::fs::CWD, &path)
             .map_err(|source| NoRoot { pid: init, source })?;
@@ -47,8 +50,36 @@ impl ZoneFiles {
     }
 
     /// A file of the zone that all its processes see alike.
-    pub(crate) fn open(&self, path: &Path) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// When there is no such regular file.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
         open_below(self.root.as_fd(), path)
+    }
+
+    /// The root itself.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The first names in a directory of the zone, those that are text.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn names(&self, path: &str, most: usize) -> io::Result<Vec<String>> {
+        let dir = rustix::fs::openat2(
+            &self.root,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(dir)?.take(most) {
+            let name = entry?.file_name().to_str().map(str::to_owned);
+            names.extend(name.ok());
+        }
+        Ok(names)
     }
 
     /// A file as a process of the zone sees it.
