@@ -1,5 +1,7 @@
 //! What a stage is to be like.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 /// As whom the programs of a stage run.
@@ -24,6 +26,7 @@ pub struct Setup {
     pub(crate) who: Who,
     pub(crate) dispatcher_args: Vec<String>,
     pub(crate) runner_args: Vec<String>,
+    pub(crate) runner_path: Option<PathBuf>,
     pub(crate) manifest: Option<Value>,
     pub(crate) is_proxied: bool,
     pub(crate) via: Option<u16>,
@@ -39,6 +42,7 @@ impl Setup {
             who: Who::Us,
             dispatcher_args: Vec::new(),
             runner_args: Vec::new(),
+            runner_path: None,
             manifest: None,
             is_proxied: false,
             via: None,
@@ -70,6 +74,13 @@ impl Setup {
     #[must_use]
     pub fn runner_args(mut self, args: &[&str]) -> Self {
         self.runner_args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
+    /// Has the runner look for programs in this directory only.
+    #[must_use]
+    pub fn runner_path(mut self, dir: &Path) -> Self {
+        self.runner_path = Some(dir.to_owned());
         self
     }
 

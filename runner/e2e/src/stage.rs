@@ -39,6 +39,7 @@ pub struct Stage {
     runner: Option<Process>,
     runner_port: u16,
     runner_args: Vec<String>,
+    runner_path: Option<PathBuf>,
     proxy: Option<Proxy>,
     via: Option<u16>,
     gate: Option<Gate>,
@@ -102,6 +103,7 @@ impl Stage {
             runner: None,
             runner_port: 0,
             runner_args: setup.runner_args,
+            runner_path: setup.runner_path,
             proxy,
             via: setup.via,
             gate,
@@ -241,11 +243,16 @@ impl Stage {
         args.extend(self.runner_args.iter().map(OsString::from));
         let gate = self.gate.as_ref().map(Gate::runner_args);
         args.extend(gate.into_iter().flatten().map(OsString::from));
+        let mut env = self.env();
+        if let Some(dir) = &self.runner_path {
+            env.retain(|(name, _)| name != "PATH");
+            env.push(("PATH".into(), dir.into()));
+        }
         let (runner, port) = listening(&Start {
             name: "runner".to_owned(),
             program: self.programs.path("ntrace-runner"),
             args,
-            env: self.env(),
+            env,
             who: self.who,
             log: self.dir.path().join("runner.log"),
         });

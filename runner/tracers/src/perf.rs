@@ -55,6 +55,9 @@ const WHAT: &str = "perf";
 /// How often it is looked who is in the zone.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Pages of the rings of all processors, about.
+const RINGS: usize = 16 << 10;
+
 /// What is kept of what perf complains of.
 const WORDS_MAX: u64 = 4 << 10;
 
@@ -165,7 +168,7 @@ async fn begin(
     let control = Control::new().map_err(spawn)?;
     let mut command = here::command(&perf.program);
     command
-        .args(["record", "-q", "-F", &hz.to_string(), "-m", "256"])
+        .args(["record", "-q", "-F", &hz.to_string(), "-m", &ring()])
         .arg(format!("--call-graph=dwarf,{DEFAULT_STACK_BYTES}"))
         .args(["-k", "mono", "-a", "-e", "cpu-clock", "-G", &zone.name])
         // Nobody is in the group yet, so there is nobody to tell of; and
@@ -176,6 +179,7 @@ async fn begin(
         .arg("-o")
         .arg(room.recording());
     let Control { tell, hear, theirs, .. } = control;
+    let control = (tell, hear);
     sys::tie(&mut command, theirs);
     let started = child::start(command, room.clone()).await;
     let Started { child, stdout, stderr } = started.map_err(spawn)?;
@@ -189,12 +193,13 @@ async fn begin(
         clock: Instant::now(),
         allowed,
         child,
+        control,
         words,
         room,
         zone: Arc::new(zone),
         hz,
     };
-    recording.switch_on(tell, hear, target.deadline).await?;
+    recording.switch_on(target.deadline).await?;
     recording.follow();
     Ok(recording)
 }
@@ -206,6 +211,16 @@ fn rate(asked: Option<u32>) -> u32 {
     let most = most.and_then(|text| text.trim().parse().ok());
     let most = most.unwrap_or(20_000_u32).clamp(1, 20_000);
     asked.unwrap_or(DEFAULT_HZ).clamp(1, most)
+}
+
+/// Pages of each processor's ring, a power of two. What does not fit while
+/// perf is kept waiting is lost.
+fn ring() -> String {
+    let processors = std::thread::available_parallelism();
+    let processors = processors.map_or(1, std::num::NonZero::get);
+    let pages = (RINGS / processors).clamp(256, 2048);
+    // Not more than asked for: rounded down.
+    (1 << pages.ilog2()).to_string()
 }
 
 /// The pipes by which perf is told to begin, and says that it did.
@@ -282,6 +297,8 @@ async fn hear(mut from: Receiver) -> Vec<u8> {
 struct Recording {
     perf: Perf,
     child: Child,
+    /// Open as long as it runs: without us it ends with an error.
+    control: (Sender, Receiver),
     words: Words,
     zone: Arc<Zone>,
     room: Arc<Room>,
@@ -302,12 +319,8 @@ impl Drop for Recording {
 
 impl Recording {
     /// Has it begin, and waits until it says that it has.
-    async fn switch_on(
-        &mut self,
-        mut tell: Sender,
-        mut hear: Receiver,
-        deadline: Instant,
-    ) -> Result<(), StartError> {
+    async fn switch_on(&mut self, deadline: Instant) -> Result<(), StartError> {
+        let (tell, hear) = &mut self.control;
         // A perf that reads no orders does not answer either.
         let _ = timeout_at(deadline, tell.write_all(b"enable\n")).await;
         let mut answer = [0; 16];

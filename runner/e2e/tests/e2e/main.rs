@@ -7,6 +7,7 @@ mod leaks;
 mod many;
 mod npm;
 mod ordinary;
+mod perf;
 mod projects;
 mod quickstart;
 mod races;
