@@ -33,9 +33,25 @@ const JOBS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Ways to run it, beside plainly.
-const WAYS: [(&str, &str); 3] =
-    [("A/A", "none"), ("sample", "sample"), ("sample 997 Hz", "fast")];
+/// Ways to run it, beside plainly; the last one only where it can be had.
+const WAYS: [(&str, &str); 4] = [
+    ("A/A", "none"),
+    ("sample", "sample"),
+    ("sample 997 Hz", "fast"),
+    ("perf", "perf"),
+];
+
+/// The ways that can be had by this user here.
+fn ways(is_ordinary: bool) -> &'static [(&'static str, &'static str)] {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has_perf =
+        std::env::split_paths(&path).any(|dir| dir.join("perf").is_file());
+    if has_perf && ntrace_e2e::is_root() && !is_ordinary {
+        return &WAYS;
+    }
+    ntrace_e2e::skip("perf: it is not installed, or the user is not root");
+    &WAYS[..3]
+}
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -58,19 +74,20 @@ async fn measure(rounds: usize, is_ordinary: bool) {
     println!("of an untraced run: median (95 % confidence)");
     println!("| job | CPU of it | way | ratio | tracer's start and end |");
     println!("|---|---|---|---|---|");
+    let ways = ways(is_ordinary);
     for (name, script) in JOBS {
         let mut plain = Vec::new();
-        let mut ratios = vec![Vec::new(); WAYS.len()];
-        let mut ends = vec![Vec::new(); WAYS.len()];
+        let mut ratios = vec![Vec::new(); ways.len()];
+        let mut ends = vec![Vec::new(); ways.len()];
         for round in 0..rounds {
             // Which one comes first changes, so that a drift is nobody's.
-            let order = WAYS.len() + 1;
+            let order = ways.len() + 1;
             let mut found = vec![(0.0, 0.0); order];
             for step in 0..order {
                 let which = (round + step) % order;
                 let way = match which.checked_sub(1) {
                     None => "none",
-                    Some(way) => WAYS[way].1,
+                    Some(way) => ways[way].1,
                 };
                 found[which] = run(&stage, script, way).await;
             }
@@ -80,7 +97,7 @@ async fn measure(rounds: usize, is_ordinary: bool) {
                 ends[way].push(*took);
             }
         }
-        for (way, (label, _)) in WAYS.iter().enumerate() {
+        for (way, (label, _)) in ways.iter().enumerate() {
             let ratio = &mut ratios[way];
             let (median, low, high) = spread(ratio);
             println!(
@@ -121,7 +138,11 @@ fn check(job: &JobView, way: &str) {
     let trace = trace.expect("a run says what was traced");
     if way != "none" {
         assert_eq!(trace.state, TraceState::Stored, "{trace:?}");
-        assert_eq!(trace.tracer, Some(Tracer::Sample), "{trace:?}");
+        let tracer = match way {
+            "perf" => Tracer::Perf,
+            _ => Tracer::Sample,
+        };
+        assert_eq!(trace.tracer, Some(tracer), "{trace:?}");
     }
 }
 

@@ -79,14 +79,20 @@ impl Perf {
     /// Why there are no traces by perf here.
     pub async fn find(dir: &Path) -> Result<Self, NoPerf> {
         let program = here::find().await?;
-        match Rooms::open(dir.to_owned()) {
-            Ok(rooms) => Ok(Self { program, rooms: Arc::new(rooms) }),
-            Err(error) => {
-                let dir = dir.display();
-                warn!(%dir, %error, "no directory for recordings of perf");
-                Err(NoPerf::NoRoom)
-            }
-        }
+        Self::at(program, dir).map_err(|error| {
+            let dir = dir.display();
+            warn!(%dir, %error, "no directory for recordings of perf");
+            NoPerf::NoRoom
+        })
+    }
+
+    /// This very program, unasked, for recordings in that directory.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn at(program: PathBuf, dir: &Path) -> io::Result<Self> {
+        let rooms = Arc::new(Rooms::open(dir.to_owned())?);
+        Ok(Self { program, rooms })
     }
 
     /// Whether there could be traces by perf here; changes nothing.
@@ -371,8 +377,7 @@ impl Recording {
         &mut self,
         deadline: Instant,
     ) -> Result<Option<String>, TraceError> {
-        let early = self.child.exit();
-        self.child.interrupt();
+        let is_early = self.child.exit().is_some() | !self.child.interrupt();
         let ended = timeout_at(deadline, self.child.ended()).await;
         let Ok(exit) = ended else {
             self.child.kill();
@@ -380,7 +385,7 @@ impl Recording {
         };
         // It ends itself by the signal that it was sent.
         let interrupted = Exit::Signal(2);
-        if early.is_none() && (exit.success() || exit == interrupted) {
+        if !is_early && (exit.success() || exit == interrupted) {
             return Ok(None);
         }
         if exit.success() {

@@ -135,8 +135,11 @@ mod tests {
 
     use super::*;
 
-    const HERE: Place =
-        Place { is_linux: true, is_here: true, has_perf: false };
+    const HERE: Place = Place {
+        is_linux: true,
+        is_here: true,
+        perf: Err(crate::NoPerf::Missing),
+    };
 
     #[test]
     fn who_cannot_count_says_why_before_it_is_tried() {

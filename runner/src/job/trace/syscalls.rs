@@ -129,7 +129,7 @@ mod tests {
     const HERE: ntrace_tracers::Place = ntrace_tracers::Place {
         is_linux: true,
         is_here: true,
-        has_perf: false,
+        perf: Err(ntrace_tracers::NoPerf::Missing),
     };
 
     fn asked() -> TraceOptions {

@@ -112,14 +112,14 @@ impl Child {
         }
     }
 
-    /// Asks it to end.
-    pub(super) fn interrupt(&self) {
-        // ESRCH: it ended by itself just now, which is as good.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::INT);
+    /// Asks it to end. False: it has ended already.
+    pub(super) fn interrupt(&self) -> bool {
+        pidfd_send_signal(&self.pidfd, Signal::INT).is_ok()
     }
 
     /// Kills it.
     pub(super) fn kill(&self) {
+        // ESRCH: it ended by itself just now, which is as good.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
@@ -163,7 +163,7 @@ mod tests {
         let mut stdout = started.stdout;
         let count = stdout.read(&mut line).await.unwrap();
         let pid = String::from_utf8_lossy(&line[..count]).trim().to_owned();
-        started.child.interrupt();
+        assert!(started.child.interrupt());
         drop(started.child);
         // Dropped by the thread after the child's end.
         assert!(held.await.is_err());
