@@ -187,6 +187,7 @@ pub(crate) fn diff(
     let found = ntrace_profile::diff::diff(&base.all(), &new.all());
     let mut warnings = [new.warnings, base.warnings].concat();
     warnings.extend(warnings::of_difference(&new.side, &base.side, same));
+    warnings.extend(found.alike.map(warnings::of_machine));
     let base = Base { why: why.clone(), side: base.side };
     let (rows, left_out) = compared::rows(&found, top, max_bytes);
     Ok(DiffView {

@@ -228,7 +228,10 @@ in the order of the change in their own processor time.
 
 How sure a change is: *changed* (8 or more runs on each side agree), *likely* (4
 to 7), *hint* (fewer), *no difference seen*. `repeat = 8` under [trace] in
-.ntrace.toml, or --repeat 8, makes enough runs.
+.ntrace.toml, or --repeat 8, makes enough runs. Each function is held against
+the rest of its program, which a busier machine slows down alike.
+
+The exit status is 0 whatever was found; --json has it as \"level\".
 
 Examples:
   ntrace diff 0192d3a4-5b6c

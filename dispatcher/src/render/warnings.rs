@@ -98,6 +98,15 @@ pub(super) fn of_difference(
     said
 }
 
+/// What is to be known of a difference that all functions have alike.
+pub(super) fn of_machine(part: f64) -> String {
+    format!(
+        "all functions together take {:+.1} %, each about as much, as they \
+         do when the machine is busier or slower; so none is called",
+        part * 100.0
+    )
+}
+
 /// Each word once, in order.
 fn each(words: impl Iterator<Item = String>) -> Vec<String> {
     let mut words: Vec<String> = words.collect();

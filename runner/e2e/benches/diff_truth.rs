@@ -24,6 +24,8 @@ use serde_json::json;
 const ROUNDS: usize = 11;
 /// How often each push runs the command.
 const REPEAT: u32 = 8;
+/// Samples a second: the runs are short, and noise is that of counting.
+const HZ: u32 = 997;
 
 /// A job, and what is planted in it.
 struct Job {
@@ -98,7 +100,8 @@ async fn measure(job: &Job, rounds: usize, keep: Option<&Path>) {
     let stage = Stage::start(Setup::workers(1)).await;
     let repo = stage.repos.make("o", job.name);
     let recipe = format!(
-        "[job]\nsetup = \"{}\"\nrun = \"{}\"\n[trace]\nrepeat = {REPEAT}\n",
+        "[job]\nsetup = \"{}\"\nrun = \"{}\"\n[trace]\nrepeat = {REPEAT}\n\
+         hz = {HZ}\n",
         job.setup, job.run
     );
     repo.write(".ntrace.toml", recipe).write(job.file, job.text);

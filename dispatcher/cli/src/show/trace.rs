@@ -153,9 +153,60 @@ fn side(side: &Side) -> String {
     words.join(", ")
 }
 
+/// What was found, in a sentence: the first function that is called, and
+/// how many others are.
+fn verdict(diff: &DiffView) -> String {
+    let by = |measure: &Measure| {
+        let share = share(measure);
+        let share = match share.as_str() {
+            "" => share,
+            _ => format!(" ({share})"),
+        };
+        format!("{}{share} a run", change(measure, diff.unit))
+    };
+    let own = |row: &&DiffRow| row.own.level > Level::None;
+    let others = diff.rows.iter().filter(own).count().saturating_sub(1);
+    if let Some(row) = diff.rows.iter().find(own) {
+        let more = match others {
+            0 => String::new(),
+            1 => ", and one more function".to_owned(),
+            _ => format!(", and {others} more functions"),
+        };
+        return format!(
+            "{}: {} takes {} by itself{more}",
+            row.own.level.as_str(),
+            escape(&row.name),
+            by(&row.own)
+        );
+    }
+    // The innermost that holds all of the change says most.
+    let called = diff.rows.iter().filter(|row| level(row) > Level::None);
+    let least = called.min_by(|a, b| {
+        let of = |row: &DiffRow| row.inclusive.base.max(row.inclusive.new);
+        of(a).total_cmp(&of(b))
+    });
+    if let Some(row) = least {
+        return format!(
+            "{}: {} takes {} with what it calls",
+            row.inclusive.level.as_str(),
+            escape(&row.name),
+            by(&row.inclusive)
+        );
+    }
+    match diff.total.level {
+        Level::None => Level::None.as_str().to_owned(),
+        level => format!(
+            "{}: the whole takes {}, no function stands out",
+            level.as_str(),
+            by(&diff.total)
+        ),
+    }
+}
+
 /// The lines above the table of `diff`.
 pub(crate) fn heading(diff: &DiffView) -> Vec<String> {
     let mut lines = vec![
+        format!("found  {}", verdict(diff)),
         format!("new    {}", side(&diff.new)),
         format!("base   {}", side(&diff.base.side)),
         format!("       {}", escape(&diff.base.why)),
@@ -181,11 +232,7 @@ fn level(row: &DiffRow) -> Level {
 
 /// What stands below the table of `diff`.
 pub(crate) fn footing(diff: &DiffView) -> Option<String> {
-    let is_any = diff.rows.iter().any(|row| level(row) > Level::None);
     let mut words = Vec::new();
-    if !is_any {
-        words.push("no difference seen in any function".to_owned());
-    }
     if diff.unit == Unit::Samples {
         words.push(
             "the numbers are samples, since a profile does not know its rate"

@@ -1,5 +1,6 @@
 //! How much CPU each function took in each run.
 
+use super::test::Runs;
 use crate::frame::FrameKind;
 use crate::profile::{Profile, Value};
 use crate::strings::{StringId, Strings};
@@ -28,6 +29,8 @@ pub(super) struct Measured {
     pub(super) functions: Vec<Function>,
     /// The function of each name.
     by_name: Vec<u32>,
+    /// By profile, as they were added, and frame: which function, if any.
+    maps: Vec<Vec<u32>>,
 }
 
 const NONE: u32 = u32::MAX;
@@ -72,11 +75,56 @@ impl Measured {
                 }
             }
         }
+        self.maps.push(functions);
         for (function, spent) in self.functions.iter_mut().zip(spent) {
             if spent.inclusive != Value::default() {
                 function.spent[side].push(Spent { run, ..spent });
             }
         }
+    }
+
+    /// How much of the CPU of some functions was spent in any of those that
+    /// were called, by run. The profiles are those that were added, in the
+    /// same order.
+    pub(super) fn spent_in(
+        &self,
+        sides: [&[&Profile]; 2],
+        called: &[bool],
+        which: &[usize],
+    ) -> Vec<Runs> {
+        let none = sides.map(|side| vec![Value::default(); side.len()]);
+        let mut all: Vec<Runs> = vec![none; which.len()];
+        let mut place = vec![NONE; self.functions.len()];
+        for (n, at) in (0..).zip(which) {
+            place[*at] = n;
+        }
+        let mut maps = self.maps.iter();
+        for (side, profiles) in sides.into_iter().enumerate() {
+            for (run, profile) in profiles.iter().enumerate() {
+                let map = maps.next().expect("it was added");
+                let mut seen = vec![0_u32; which.len()];
+                for (stamp, sample) in (1..).zip(profile.samples()) {
+                    let mut known = profile
+                        .leaf_first(sample.stack)
+                        .map(|frame| map[frame.0 as usize])
+                        .filter(|at| *at != NONE)
+                        .peekable();
+                    let leaf = known.peek();
+                    if !leaf.is_some_and(|leaf| called[*leaf as usize]) {
+                        continue;
+                    }
+                    for at in known {
+                        let n = place[at as usize] as usize;
+                        // Whoever calls itself is counted once.
+                        if n < which.len() && seen[n] != stamp {
+                            seen[n] = stamp;
+                            all[n][side][run].add(sample.value);
+                        }
+                    }
+                }
+            }
+        }
+        all
     }
 
     fn function(&mut self, name: &str, kind: FrameKind) -> u32 {
