@@ -31,6 +31,8 @@ const NOISE: f64 = 0.0005;
 const OWN_DRIFT: f64 = 0.025;
 /// The same for what has no rest to be held against.
 const DRIFT: f64 = 0.12;
+/// Where all functions changed by this much alike, it is told.
+const ALIKE: f64 = 0.05;
 /// Nothing but a change does this much to a whole program.
 const BEYOND_DRIFT: f64 = 0.5;
 /// A rest of less than this part of all CPU is none.
@@ -333,7 +335,7 @@ impl Judge {
             }
         } else if self.stands_out(&total, &alone.beyond(BEYOND_DRIFT), 1) {
             total.level = self.level(p, p);
-        } else if self.stands_out(&total, &alone.beyond(DRIFT), 1)
+        } else if self.stands_out(&total, &alone.beyond(ALIKE), 1)
             && self.level(p, p) > Level::Hint
         {
             self.alike = total.relative;

@@ -42,7 +42,9 @@ impl Found {
         let of = |side: usize| Ratio::new(unit, &part[side], &rest[side]);
         let (base, new) = (of(0), of(1));
         let shared = (base.part + new.part) / (base.rest + new.rest).max(1.0);
-        let variance = base.variance(shared) + new.variance(shared);
+        // Of both together: the few runs of one side scatter by chance.
+        let expected = base.expected(shared) + new.expected(shared);
+        let variance = expected.max(base.seen + new.seen);
         let by = new.ratio - base.ratio;
         let larger = new.ratio.max(base.ratio);
         let ranked = [0, 1].map(|side: usize| {
@@ -153,12 +155,11 @@ impl Ratio {
         Self { part, rest, ratio, runs, seen, steady, mean_rest }
     }
 
-    /// The noise of the ratio, if both sides share one: that of counting
-    /// and of runs, or what was seen, if that is more.
-    fn variance(&self, shared: f64) -> f64 {
+    /// The noise of counting and of runs in the ratio, if both sides share
+    /// one.
+    fn expected(&self, shared: f64) -> f64 {
         let counting = (shared + shared * shared) / self.rest.max(1.0);
-        let runs = (self.steady * shared).powi(2) / self.runs;
-        self.seen.max(counting + runs)
+        counting + (self.steady * shared).powi(2) / self.runs
     }
 
     /// What a ratio of one is of one run, in seconds or samples.
