@@ -16,6 +16,9 @@ pub(crate) mod trace;
 use crate::screen::{Style, paint};
 use crate::table::{Table, age, short, size, took};
 
+/// Processes of an event that are shown; the artefacts have the rest.
+const PROCESSES: usize = 20;
+
 /// The style of a job's state.
 pub(crate) fn job_style(state: &str) -> Option<Style> {
     match state {
@@ -339,8 +342,13 @@ pub(crate) fn event(event: &Event) -> Option<String> {
                     word("args")
                 )
             });
-            let each: Vec<_> = each.collect();
-            format!("its processes before the end: {}", each.join("; "))
+            let each: Vec<_> = each.take(PROCESSES).collect();
+            let more = match processes.len() - each.len() {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            let each = each.join("; ");
+            format!("its processes before the end: {each}{more}")
         }
         Event::EvidenceSummary { sentence, artefacts } => {
             match artefacts.is_empty() {
@@ -480,5 +488,13 @@ run 1      0192d3a4-5b6c-7d8e-9f00-000000000001 failed (exit), lease 7
             table.lines(),
             ["NAME         VALUE", "jobs.queued  3", "x            y"]
         );
+    }
+
+    #[test]
+    fn of_many_processes_some_are_shown_and_the_rest_counted() {
+        let one = json!({"pid": 7, "state": "S", "args": "sleep"});
+        let processes = vec![one; PROCESSES + 30];
+        let text = event(&Event::Evidence { processes }).unwrap();
+        assert!(text.ends_with("7 S - sleep; and 30 more"), "{text}");
     }
 }

@@ -135,7 +135,8 @@ impl Scene<'_> {
     async fn tell_list(&self, listed: &Result<Vec<ProcessInfo>, InsideError>) {
         match listed {
             Ok(listed) => {
-                let processes = listed.iter().map(|p| {
+                let own = listed.iter().filter(|p| !is_ours(p));
+                let processes = own.map(|p| {
                     json!({
                         "pid": p.pid, "ppid": p.ppid, "state": p.state,
                         "wchan": p.wchan, "args": p.argv.join(" "),
@@ -210,7 +211,7 @@ fn of_list(listed: &[ProcessInfo]) -> Evidence {
             ..Default::default()
         }
     });
-    Evidence { processes: processes.collect(), notes: Vec::new() }
+    Evidence { processes: processes.collect(), ..Evidence::default() }
 }
 
 /// Whether it is one of those that serve the job.

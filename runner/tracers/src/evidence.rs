@@ -7,11 +7,14 @@
 
 mod busy;
 mod files;
+mod open;
+mod path;
 mod proc;
 mod report;
 mod sentence;
 mod words;
 
+use ntrace_protocol::text::escape;
 use serde::Serialize;
 
 pub use proc::{Bounds, of_zone};
@@ -89,6 +92,9 @@ pub struct OpenFile {
     /// What the process may do with it.
     #[serde(skip)]
     pub direction: Direction,
+    /// The descriptors whose events it gathers.
+    #[serde(skip)]
+    pub watches: Vec<u32>,
     /// The other end, of a pipe or a socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leads_to: Option<Lead>,
@@ -133,6 +139,8 @@ pub struct Stacks {
 pub struct Evidence {
     /// The processes.
     pub processes: Vec<Process>,
+    /// How many more there are that were not looked at.
+    pub unseen: usize,
     /// What could not be seen, and why.
     pub notes: Vec<String>,
 }
@@ -143,18 +151,36 @@ impl Evidence {
         for of in stacks {
             let known = self.processes.iter_mut().find(|p| p.pid == of.pid);
             let Some(process) = known else { continue };
-            process.refused = of.refused;
-            for thread in of.threads {
+            process.refused = of.refused.as_deref().map(shown);
+            for mut thread in of.threads {
+                // Names of functions and files are of the job's making.
+                for frame in &mut thread.frames {
+                    *frame = shown(frame);
+                }
                 let known =
                     process.threads.iter_mut().find(|t| t.host == thread.host);
                 match known {
                     Some(known) => known.take(thread),
                     // It began just now.
-                    None => process.threads.push(thread),
+                    None => {
+                        thread.comm = shown(&thread.comm);
+                        process.threads.push(thread);
+                    }
                 }
             }
         }
     }
+}
+
+/// The longest name of a function that is shown.
+const NAME: usize = 400;
+
+/// A name that anybody may read: cut, and without what steers a terminal.
+fn shown(name: &str) -> String {
+    let mut chars = name.chars();
+    let cut: String = chars.by_ref().take(NAME).collect();
+    let mark = if chars.next().is_some() { "…" } else { "" };
+    escape(&cut) + mark
 }
 
 impl Thread {
@@ -164,5 +190,35 @@ impl Thread {
         if self.wchan.is_none() {
             self.wchan = other.wchan;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_job_named_its_functions_is_shown_harmless() {
+        let thread = |tid, host| Thread { tid, host, ..Thread::default() };
+        let known = Process {
+            pid: 7,
+            threads: vec![thread(7, 70)],
+            ..Process::default()
+        };
+        let mut evidence =
+            Evidence { processes: vec![known], ..Evidence::default() };
+        let bad = "[x\u{1b}[2J]";
+        let with = |host| Thread {
+            comm: bad.to_owned(),
+            frames: vec![bad.to_owned(), "f".repeat(1000)],
+            ..thread(0, host)
+        };
+        let threads = vec![with(70), with(71)];
+        let refused = Some(bad.to_owned());
+        evidence.merge(vec![Stacks { pid: 7, refused, threads }]);
+        let text = evidence.stacks() + &evidence.tree();
+        assert!(text.contains("[x\\x1b[2J]"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(!text.contains(&"f".repeat(401)), "{text}");
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use ntrace_protocol::text::escape;
 
-use super::{Direction, Lead, Process};
+use super::{Direction, Lead, OpenFile, Process};
 
 /// Bytes of one table of sockets at most.
 const TABLE: usize = 2 << 20;
@@ -40,6 +40,33 @@ pub(super) fn lead(processes: &mut [Process], init: &Path) {
             };
             file.leads_to = to;
         }
+        gather(&mut process.files);
+    }
+}
+
+/// Says of those that gather events of which others.
+fn gather(files: &mut [OpenFile]) {
+    for at in 0..files.len() {
+        let watched = files.iter().filter(|other| {
+            other.leads_to.is_some()
+                && files[at].watches.contains(&other.number)
+        });
+        let all: Vec<String> = watched
+            .map(|file| {
+                let lead = file.leads_to.as_ref().map_or("", |l| &l.text);
+                format!("file {} ({lead})", file.number)
+            })
+            .collect();
+        if all.is_empty() {
+            continue;
+        }
+        let more = match all.len().saturating_sub(ENDS) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = all[..all.len().min(ENDS)].join(", ");
+        let text = format!("watches {named}{more}");
+        files[at].leads_to = Some(Lead { text, pids: Vec::new() });
     }
 }
 
@@ -193,7 +220,6 @@ fn local(line: &str) -> Option<(u64, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::OpenFile;
     use super::*;
 
     #[test]
@@ -240,12 +266,29 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_events_says_of_what() {
+        let file = |number: u32, lead: Option<&str>| OpenFile {
+            number,
+            leads_to: lead
+                .map(|text| Lead { text: text.to_owned(), ..Lead::default() }),
+            ..OpenFile::default()
+        };
+        let mut files =
+            vec![file(3, None), file(4, Some("tcp a")), file(5, Some("tcp b"))];
+        files[0].watches = vec![4, 9];
+        gather(&mut files);
+        let text = files[0].leads_to.clone().unwrap().text;
+        assert_eq!(text, "watches file 4 (tcp a)");
+        assert_eq!(files[1].leads_to.clone().unwrap().text, "tcp a");
+    }
+
+    #[test]
     fn a_pipe_says_who_is_at_its_other_end() {
         let file = |direction| OpenFile {
             number: 1,
             name: "pipe:[5]".to_owned(),
             direction,
-            leads_to: None,
+            ..OpenFile::default()
         };
         let process = |pid, direction| Process {
             pid,

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use ntrace_protocol::text::escape;
 
-use super::{Direction, Evidence, OpenFile, Process, Thread, busy, files};
+use super::{Evidence, Process, Thread, busy, files, open};
 
 /// How much is read at most.
 #[derive(Clone, Copy, Debug)]
@@ -45,22 +45,6 @@ const WORDS: usize = 64;
 /// Remarks on what is not shown.
 const NOTES: usize = 20;
 
-/// Numbers of system calls whose first argument is a descriptor and which may
-/// wait: read, write and their like, accept, connect, send, receive, ioctl,
-/// fcntl, flock, fsync, waits for events.
-#[cfg(target_arch = "x86_64")]
-const ON_A_FILE: &[u32] = &[
-    0, 1, 16, 17, 18, 19, 20, 42, 43, 44, 45, 46, 47, 72, 73, 74, 75, 232, 281,
-    288, 295, 296, 299, 307, 441,
-];
-#[cfg(target_arch = "aarch64")]
-const ON_A_FILE: &[u32] = &[
-    22, 25, 29, 32, 63, 64, 65, 66, 67, 68, 69, 70, 82, 83, 202, 203, 206, 207,
-    211, 212, 242, 243, 269, 441,
-];
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const ON_A_FILE: &[u32] = &[];
-
 /// The processes of the zone whose first process has the number `init` here.
 /// It takes a quarter of a second at least: so long it is seen who uses the
 /// processor.
@@ -76,12 +60,7 @@ pub fn of_zone(init: u32, bounds: Bounds) -> io::Result<Evidence> {
     let members = members(init)?;
     for pid in &members {
         if found.len() == bounds.processes || Instant::now() > bounds.deadline {
-            let text = format!(
-                "only {} of {} processes are shown",
-                found.len(),
-                members.len()
-            );
-            evidence.notes.push(text);
+            evidence.unseen = members.len() - found.len();
             break;
         }
         let notes = &mut evidence.notes;
@@ -176,7 +155,7 @@ fn process(
         let count = threads.len();
         notes.push(format!("of pid {pid} {count} of {all} threads are shown"));
     }
-    let files = open_files(path, bounds);
+    let files = open::files(path, bounds);
     if files.len() == bounds.files {
         let count = files.len();
         notes.push(format!("of pid {pid} only {count} open files are shown"));
@@ -233,7 +212,8 @@ fn thread(path: &Path) -> Option<Thread> {
         comm: field("Name:").map(clean).unwrap_or_default(),
         state: field("State:").and_then(|state| state.chars().next()),
         wchan: wchan(path),
-        file: text(&path.join("syscall")).and_then(|call| waits_on(&call)),
+        file: text(&path.join("syscall"))
+            .and_then(|call| open::waits_on(&call)),
         busy: None,
         frames: Vec::new(),
     })
@@ -261,63 +241,14 @@ fn command_line(path: &Path) -> Vec<String> {
     words
 }
 
-/// The descriptor of the system call that a thread is in, as the kernel tells
-/// the call: its number, then its arguments.
-fn waits_on(call: &str) -> Option<u32> {
-    let mut fields = call.split(' ');
-    let number: u32 = fields.next()?.parse().ok()?;
-    if !ON_A_FILE.contains(&number) {
-        return None;
-    }
-    let first = fields.next()?.strip_prefix("0x")?;
-    u32::from_str_radix(first, 16).ok()
-}
-
-fn open_files(path: &Path, bounds: Bounds) -> Vec<OpenFile> {
-    let Ok(entries) = fs::read_dir(path.join("fd")) else {
-        return Vec::new();
-    };
-    let mut files: Vec<OpenFile> = entries
-        .flatten()
-        .take(bounds.files)
-        .take_while(|_| Instant::now() < bounds.deadline)
-        .filter_map(|entry| {
-            let number: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let name = fs::read_link(entry.path()).ok()?;
-            let name = clean(name.to_string_lossy().into_owned());
-            let direction = match name.starts_with("pipe:") {
-                true => direction(&path.join(format!("fdinfo/{number}"))),
-                false => Direction::Unknown,
-            };
-            Some(OpenFile { number, name, direction, leads_to: None })
-        })
-        .collect();
-    files.sort_unstable_by_key(|file| file.number);
-    files
-}
-
-/// What a descriptor was opened for; the flags are octal.
-fn direction(info: &Path) -> Direction {
-    let flags = text(info).and_then(|info| {
-        let line = info.lines().find_map(|l| l.strip_prefix("flags:"))?;
-        u32::from_str_radix(line.trim(), 8).ok()
-    });
-    match flags.map(|flags| flags & 3) {
-        Some(0) => Direction::Reads,
-        Some(1) => Direction::Writes,
-        Some(2) => Direction::Both,
-        _ => Direction::Unknown,
-    }
-}
-
-fn clean(text: String) -> String {
+pub(super) fn clean(text: String) -> String {
     let mut chars = text.chars();
     let cut: String = chars.by_ref().take(LONGEST).collect();
     let mark = if chars.next().is_some() { "…" } else { "" };
     escape(&cut) + mark
 }
 
-fn text(path: &Path) -> Option<String> {
+pub(super) fn text(path: &Path) -> Option<String> {
     some_text(path, FILE)
 }
 
@@ -377,8 +308,9 @@ mod tests {
         assert_eq!(evidence.processes.len(), 1);
         assert!(evidence.processes[0].threads.len() <= 1);
         assert!(evidence.processes[0].files.len() <= 1);
-        let last = evidence.notes.last().unwrap();
-        assert!(last.starts_with("only 1 of "), "{last}");
+        assert!(evidence.unseen >= 1);
+        let tree = evidence.tree();
+        assert!(tree.contains("\nnote: only 1 of "), "{tree}");
     }
 
     #[test]
@@ -386,15 +318,6 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 50 60 0 0 20 0";
         assert_eq!(cpu(stat), Some(110));
         assert_eq!(cpu("7 (a"), None);
-    }
-
-    #[test]
-    fn a_call_on_a_descriptor_names_it_and_others_do_not() {
-        let read = ON_A_FILE[0];
-        assert_eq!(waits_on(&format!("{read} 0x1f 0x7ff 0x1")), Some(31));
-        assert_eq!(waits_on("9999 0x1f 0x7ff"), None);
-        assert_eq!(waits_on("running"), None);
-        assert_eq!(waits_on("-1 0x7ff 0x1"), None);
     }
 
     #[test]

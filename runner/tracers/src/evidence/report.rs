@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Write as _};
 
+use ntrace_protocol::text::escape;
+
 use super::sentence::doing;
 use super::{Evidence, OpenFile, Process};
 use crate::Window;
@@ -18,9 +20,10 @@ impl Evidence {
     #[must_use]
     pub fn tree(&self) -> String {
         let mut text = format!(
-            "{}\n\n   PID  S  BUSY     CPU s    RSS KiB  WAITS IN              \
+            "{}\n{}\n   PID  S  BUSY     CPU s    RSS KiB  WAITS IN              \
              COMMAND\n",
             self.sentence(),
+            self.remarks(),
         );
         for (depth, process) in self.in_order() {
             let cpu = process.cpu.map_or("-".into(), |c| format!("{c:.2}"));
@@ -49,14 +52,13 @@ impl Evidence {
              is stopped, Z has\nended. BUSY: how much of a processor its \
              threads wanted while it was looked at.\n",
         );
-        self.tell_notes(&mut text);
         cut(text)
     }
 
     /// The stacks of each thread and the open files of each process.
     #[must_use]
     pub fn stacks(&self) -> String {
-        let mut text = format!("{}\n", self.sentence());
+        let mut text = format!("{}\n{}", self.sentence(), self.remarks());
         for process in &self.processes {
             let line = line(&process.argv);
             let _ = writeln!(
@@ -75,23 +77,30 @@ impl Evidence {
                     thread.comm,
                     doing(process, thread),
                 );
-                for frame in &thread.frames {
-                    let _ = writeln!(text, "      {frame}");
+                for same in thread.frames.chunk_by(|a, b| a == b) {
+                    let times = match same.len() {
+                        1 => String::new(),
+                        n => format!("  ({n} frames)"),
+                    };
+                    let _ = writeln!(text, "      {}{times}", same[0]);
                 }
             }
             for file in &process.files {
                 let _ = writeln!(text, "  file {}: {file}", file.number);
             }
         }
-        text.push('\n');
-        self.tell_notes(&mut text);
         cut(text)
     }
 
-    fn tell_notes(&self, text: &mut String) {
-        for note in &self.notes {
-            let _ = writeln!(text, "note: {note}");
-        }
+    /// What is not shown, a line each.
+    fn remarks(&self) -> String {
+        let shown = self.processes.len();
+        let unseen = (self.unseen > 0).then(|| {
+            let all = shown + self.unseen;
+            format!("only {shown} of {all} processes are shown")
+        });
+        let notes = unseen.iter().chain(&self.notes);
+        notes.map(|note| format!("note: {note}\n")).collect()
     }
 
     /// The processes as a tree walked from its roots, without recursion.
@@ -127,7 +136,8 @@ impl Window {
     pub fn text(&self) -> String {
         let mut folded: Vec<&(String, u64)> = self.folded.iter().collect();
         folded.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let lines = folded.iter().map(|(stack, n)| format!("{stack} {n}\n"));
+        let lines =
+            folded.iter().map(|(stack, n)| format!("{} {n}\n", escape(stack)));
         cut(lines.collect())
     }
 }
@@ -187,7 +197,8 @@ mod tests {
     fn a_tree_is_indented_and_complete_however_deep() {
         let mut processes = vec![process(2, Some(999)), process(9, Some(2))];
         processes.extend((10..400).map(|pid| process(pid, Some(pid - 1))));
-        let evidence = Evidence { processes, notes: vec!["cut".into()] };
+        let notes = vec!["cut".into()];
+        let evidence = Evidence { processes, notes, ..Evidence::default() };
         let tree = evidence.tree();
         assert_eq!(tree.lines().count(), HEAD + 392 + FOOT + 1);
         assert!(tree.contains("\nnote: cut\n"), "{tree}");
@@ -201,7 +212,7 @@ mod tests {
     #[test]
     fn processes_that_are_each_others_parents_do_not_hang_it() {
         let processes = vec![process(2, Some(3)), process(3, Some(2))];
-        let evidence = Evidence { processes, notes: Vec::new() };
+        let evidence = Evidence { processes, ..Evidence::default() };
         assert_eq!(evidence.tree().lines().count(), HEAD + 2 + FOOT);
     }
 
@@ -212,8 +223,8 @@ mod tests {
             argv: vec![long.clone()],
             ..process(pid, None)
         });
-        let evidence =
-            Evidence { processes: processes.collect(), notes: Vec::new() };
+        let processes = processes.collect();
+        let evidence = Evidence { processes, ..Evidence::default() };
         assert!(evidence.tree().len() < MOST + 100);
     }
 
@@ -221,5 +232,12 @@ mod tests {
     fn it_is_seen_where_a_word_of_a_command_ends() {
         let argv = ["sh", "-c", "a 'b'", ""].map(str::to_owned);
         assert_eq!(line(&argv), r"sh -c 'a '\''b'\''' ''");
+    }
+
+    #[test]
+    fn the_last_seconds_hold_nothing_that_steers_a_terminal() {
+        let folded = vec![("a;\u{1b}[2J".to_owned(), 3), ("b".to_owned(), 5)];
+        let window = Window { seconds: 1, folded };
+        assert_eq!(window.text(), "b 5\na;\\x1b[2J 3\n");
     }
 }

@@ -6,25 +6,8 @@
 
 use std::collections::HashSet;
 
+use super::path::path;
 use super::{Evidence, OpenFile, Process, Thread, words};
-
-/// Frames of a sentence at most; the middle is left out.
-const FRAMES: usize = 6;
-
-/// The longest name of a frame in it.
-const NAME: usize = 80;
-
-/// Frames in which every program begins, and that say nothing.
-const BEGINNINGS: [&str; 8] = [
-    "_start",
-    "__libc_start_main",
-    "__libc_start_call_main",
-    "start_thread",
-    "clone",
-    "clone3",
-    "__clone",
-    "__clone3",
-];
 
 /// What in a stack says that it waits for a lock that another holds. Waiting
 /// for a condition or a semaphore is not of these: idle workers do that.
@@ -40,7 +23,7 @@ impl Evidence {
         let Some(process) = focus(&self.processes) else {
             return "no process of the job was left".to_owned();
         };
-        let others = self.processes.len().saturating_sub(1);
+        let others = self.processes.len() + self.unseen - 1;
         let place = place(process);
         match others {
             0 => place,
@@ -191,42 +174,6 @@ fn thread(process: &Process) -> Option<&Thread> {
     })
 }
 
-/// The stack, root first, without what every program begins with.
-fn path(frames: &[String]) -> Option<String> {
-    let base = |name: &str| {
-        let name = name.split(['+', '@', '.']).next().unwrap_or(name);
-        BEGINNINGS.iter().any(|beginning| {
-            name == *beginning || name.starts_with("__libc_start_main")
-        })
-    };
-    let mut named: Vec<&str> = frames
-        .iter()
-        .map(|frame| frame.trim())
-        .skip_while(|frame| is_bare(frame))
-        .collect();
-    named.reverse();
-    let first = named.iter().position(|name| !base(name) && !is_bare(name));
-    named.drain(..first.unwrap_or(named.len()));
-    if named.is_empty() {
-        return None;
-    }
-    let short = |name: &&str| match name.chars().count() > NAME {
-        true => name.chars().take(NAME).chain(['…']).collect(),
-        false => (*name).to_owned(),
-    };
-    let mut parts: Vec<String> = named.iter().map(short).collect();
-    if parts.len() > FRAMES {
-        let cut = parts.len() - FRAMES;
-        parts.splice(2..2 + cut, ["…".to_owned()]);
-    }
-    Some(parts.join(" > "))
-}
-
-/// A place that nobody could name: an address, or no more than a file.
-fn is_bare(frame: &str) -> bool {
-    frame.is_empty() || frame.starts_with("0x") || frame.starts_with('[')
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Lead;
@@ -255,7 +202,7 @@ mod tests {
     }
 
     fn of(processes: Vec<Process>) -> String {
-        Evidence { processes, notes: Vec::new() }.sentence()
+        Evidence { processes, ..Evidence::default() }.sentence()
     }
 
     const LOCK: [&str; 5] = [
@@ -366,7 +313,7 @@ mod tests {
         let parent = process(7, None, vec![thread(7, 'S', &["nap", "main"])]);
         let child = process(9, Some(7), vec![thread(9, 'Z', &[])]);
         let processes = vec![parent, child];
-        let evidence = Evidence { processes, notes: Vec::new() };
+        let evidence = Evidence { processes, ..Evidence::default() };
         assert!(evidence.sentence().starts_with("pid 7"));
         assert_eq!(evidence.by_interest(), [7, 9]);
     }
@@ -381,17 +328,5 @@ mod tests {
              no stack: ptrace is not permitted"
         );
         assert_eq!(of(Vec::new()), "no process of the job was left");
-    }
-
-    #[test]
-    fn a_deep_stack_keeps_its_ends() {
-        let frames: Vec<String> =
-            (0..500).map(|n| format!("f{n}")).chain(["main".into()]).collect();
-        let path = path(&frames).unwrap();
-        assert_eq!(path, "main > f499 > … > f3 > f2 > f1 > f0");
-        let bare = ["0x1", "lock", "[libc.so.6]", "main", "[libc.so.6]"];
-        let bare = bare.map(str::to_owned);
-        assert_eq!(super::path(&bare).unwrap(), "main > [libc.so.6] > lock");
-        assert_eq!(super::path(&["0x1".to_owned()]), None);
     }
 }

@@ -5,7 +5,7 @@
 
 /// What somebody waits for who waits there.
 pub(super) fn of_place(wchan: &str) -> Option<&'static str> {
-    const PLACES: [(&str, &str); 26] = [
+    const PLACES: [(&str, &str); 27] = [
         ("futex", "a lock or another thread"),
         ("nanosleep", "asleep"),
         ("do_wait", "for a child to end"),
@@ -16,6 +16,7 @@ pub(super) fn of_place(wchan: &str) -> Option<&'static str> {
         ("wait_for_partner", "for the other end of a named pipe"),
         ("fifo_open", "for the other end of a named pipe"),
         ("ep_poll", "for events"),
+        ("epoll", "for events"),
         ("poll_schedule", "for events"),
         ("do_select", "for events"),
         ("do_sys_poll", "for events"),
@@ -51,6 +52,7 @@ mod tests {
             ("inet_csk_accept", "for a connection"),
             ("unix_stream_data_wait", "for data from a socket"),
             ("__skb_wait_for_more_packets", "for data from a socket"),
+            ("do_epoll_wait", "for events"),
             ("poll_schedule_timeout.constprop.0", "for events"),
         ] {
             assert_eq!(of_place(wchan), Some(words), "{wchan}");
