@@ -115,9 +115,11 @@ impl<F: Future> Closing<'_, F> {
         loop {
             let grace = self.stop.get().map_or(GRACE, |order| order.grace);
             let order = tokio::select! {
+                // Who asks for evidence with no grace left still gets it.
+                biased;
                 _ = self.pumps.as_mut() => return Streams::Over,
-                () = sleep_until(began + grace) => return Streams::Open,
                 order = self.stop.changed() => order,
+                () = sleep_until(began + grace) => return Streams::Open,
             };
             if !order.evidence || self.seen == Seen::Looked {
                 continue;
