@@ -32,21 +32,18 @@ fn places(profile: &Profile) -> Vec<u32> {
     // All stacks, those of one caller together and in order.
     let mut inner: Vec<u32> = (1..count).collect();
     inner.sort_unstable_by_key(|row| (parent(*row), rank_of(row)));
-    let mut first = vec![0_u32; count as usize + 1];
-    for row in 1..count {
-        first[parent(row) as usize + 1] += 1;
-    }
-    for row in 1..first.len() {
-        first[row] += first[row - 1];
-    }
     let mut place = vec![0_u32; count as usize];
     let mut next = 0;
     let mut open = vec![0_u32];
     while let Some(row) = open.pop() {
         place[row as usize] = next;
         next += 1;
-        let of = first[row as usize] as usize..first[row as usize + 1] as usize;
-        open.extend(inner[of].iter().rev());
+        // Searched for rather than kept: there may be millions of stacks.
+        let from = inner.partition_point(|other| parent(*other) < row);
+        let mine = inner[from..].iter().take_while(|at| parent(**at) == row);
+        let before = open.len();
+        open.extend(mine);
+        open[before..].reverse();
     }
     place
 }
