@@ -8,6 +8,7 @@
 //! removal of a job that it shows.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,41 @@ pub(crate) struct Turn {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Says whether anybody still waits for a piece of work.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted(Arc<AtomicBool>);
+
+impl Wanted {
+    /// Refuses to go on with what nobody waits for: the caller went away, or
+    /// was told that it takes too long.
+    pub(crate) fn check(&self) -> Result<(), WireError> {
+        match self.0.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(late()),
+        }
+    }
+}
+
+/// Whoever waits; work that is not waited for ends at its next check.
+struct Waiter(Wanted);
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn late() -> WireError {
+    WireError::new(
+        Code::Etime,
+        format!(
+            "the trace is too large to be worked on in {}s; fetch the \
+             profile itself with blob-get",
+            WORK.as_secs()
+        ),
+    )
+}
+
 impl Documents {
     pub(crate) fn new() -> Self {
         let turns = Arc::new(Semaphore::new(AT_ONCE));
@@ -69,13 +105,16 @@ impl Documents {
     }
 
     /// Does the work of a turn. After its deadline the caller is told; the
-    /// thread goes on to its end, and keeps the turn until then.
+    /// thread goes on to its next check, and keeps the turn until then. So
+    /// it does when the caller goes away.
     pub(crate) async fn work<T: Send + 'static>(
         turn: Turn,
-        work: impl FnOnce() -> Result<T, WireError> + Send + 'static,
+        work: impl FnOnce(&Wanted) -> Result<T, WireError> + Send + 'static,
     ) -> Result<T, WireError> {
+        let wanted = Wanted::default();
+        let _waiter = Waiter(wanted.clone());
         let working = tokio::task::spawn_blocking(move || {
-            let done = work();
+            let done = wanted.check().and_then(|()| work(&wanted));
             drop(turn);
             done
         });
@@ -87,14 +126,7 @@ impl Documents {
                             the dispatcher says how";
                 Err(WireError::new(Code::Einternal, text))
             }
-            Err(_) => Err(WireError::new(
-                Code::Etime,
-                format!(
-                    "the trace is too large to be worked on in {}s; fetch the \
-                     profile itself with blob-get",
-                    WORK.as_secs()
-                ),
-            )),
+            Err(_) => Err(late()),
         }
     }
 
@@ -211,9 +243,30 @@ mod tests {
         let documents = Documents::new();
         for _ in 0..2 * AT_ONCE {
             let turn = documents.turn().await.unwrap();
-            let done = Documents::work::<()>(turn, || panic!("a bug")).await;
+            let done = Documents::work::<()>(turn, |_| panic!("a bug")).await;
             assert_eq!(done.unwrap_err().code, Code::Einternal);
         }
         assert_eq!(documents.turns.available_permits(), AT_ONCE);
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_ends_and_gives_its_turn_back() {
+        let documents = Documents::new();
+        let turn = documents.turn().await.unwrap();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let work = Documents::work::<()>(turn, move |wanted| {
+            begun.send(()).unwrap();
+            loop {
+                wanted.check()?;
+                std::thread::yield_now();
+            }
+        });
+        let working = tokio::spawn(work);
+        has_begun.await.unwrap();
+        assert_eq!(documents.turns.available_permits(), AT_ONCE - 1);
+        working.abort();
+        let all = documents.turns.acquire_many(AT_ONCE as u32);
+        let all = timeout(Duration::from_secs(60), all).await;
+        assert!(all.is_ok(), "the turn is kept for ever");
     }
 }

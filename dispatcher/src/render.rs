@@ -17,8 +17,14 @@ use ntrace_protocol::{Code, WireError};
 use ntrace_store::Traced;
 use sha2::{Digest as _, Sha256};
 
+use crate::documents::Wanted;
+
 /// The largest document, in bytes; about so much memory goes into making it.
 const DOCUMENT_MAX: u64 = 256 << 20;
+
+/// Calls in the trees of all profiles of a request, 16 bytes each; one
+/// profile may be of almost this size.
+const NODES_MAX: usize = 16_000_000;
 
 /// How a graph is drawn.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,14 +75,47 @@ pub(crate) fn fault(text: &str) -> WireError {
     WireError::new(Code::Einternal, text)
 }
 
+/// What is left of the memory of a request, and whether it is still wanted.
+struct Budget<'a> {
+    nodes: usize,
+    wanted: &'a Wanted,
+}
+
+impl<'a> Budget<'a> {
+    fn new(wanted: &'a Wanted) -> Self {
+        Self { nodes: NODES_MAX, wanted }
+    }
+
+    /// Takes what a profile needs.
+    fn take(&mut self, nodes: usize) -> Result<(), WireError> {
+        self.wanted.check()?;
+        let left = self.nodes.checked_sub(nodes).ok_or_else(|| {
+            WireError::invalid(
+                "trace",
+                format!(
+                    "the profiles have more than {NODES_MAX} calls together; \
+                     choose fewer, or fetch them with blob-get"
+                ),
+            )
+        })?;
+        self.nodes = left;
+        Ok(())
+    }
+}
+
 /// Reads a side.
-fn load(input: &Input, which: &str) -> Result<Loaded, WireError> {
+fn load(
+    input: &Input,
+    which: &str,
+    budget: &mut Budget<'_>,
+) -> Result<Loaded, WireError> {
     let mut profiles = Vec::new();
     let mut runs = Vec::new();
     for InputRun { run, profiles: stored } in &input.runs {
         for (repetition, bytes) in stored {
             let profile = pprof::read(bytes)
                 .map_err(|error| unreadable(run, *repetition, &error))?;
+            budget.take(profile.nodes())?;
             profiles.push(profile);
         }
         runs.push(SideRun {
@@ -125,7 +164,9 @@ pub(crate) fn document(
     look: Look,
     new: &Input,
     base: Option<&(Input, String)>,
+    wanted: &Wanted,
 ) -> Result<(Document, Vec<u8>), WireError> {
+    let mut budget = Budget::new(wanted);
     let raw = match (format, new.runs.as_slice()) {
         (Format::Pprof, [one]) => match one.profiles.as_slice() {
             [(_, bytes)] => Some(bytes),
@@ -133,9 +174,11 @@ pub(crate) fn document(
         },
         _ => None,
     };
-    let of = load(new, "trace")?;
+    let of = load(new, "trace", &mut budget)?;
     let base = match base {
-        Some((input, why)) => Some((load(input, "base")?, why, input)),
+        Some((input, why)) => {
+            Some((load(input, "base", &mut budget)?, why, input))
+        }
         None => None,
     };
     let mut warnings = of.warnings.clone();
@@ -180,10 +223,13 @@ pub(crate) fn diff(
     base: &(Input, String),
     top: usize,
     max_bytes: usize,
+    wanted: &Wanted,
 ) -> Result<DiffView, WireError> {
+    let mut budget = Budget::new(wanted);
     let (base, why) = base;
     let same = is_same_work(new, base);
-    let (new, base) = (load(new, "new")?, load(base, "base")?);
+    let new = load(new, "new", &mut budget)?;
+    let base = load(base, "base", &mut budget)?;
     let found = ntrace_profile::diff::diff(&base.all(), &new.all());
     let mut warnings = [new.warnings, base.warnings].concat();
     warnings.extend(warnings::of_difference(&new.side, &base.side, same));
@@ -319,5 +365,20 @@ fn options(look: Look, new: &Side, base: Option<&Side>) -> svg::Options {
             svg::Growth::Flame
         },
         ..svg::Options::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profiles_of_a_request_share_one_bound() {
+        let wanted = Wanted::default();
+        let mut budget = Budget::new(&wanted);
+        assert!(budget.take(NODES_MAX - 1).is_ok());
+        assert!(budget.take(1).is_ok());
+        let error = budget.take(1).unwrap_err();
+        assert_eq!(error.field.as_deref(), Some("trace"));
     }
 }

@@ -64,9 +64,9 @@ pub(crate) async fn diff(conn: &Connection, args: &[Value]) -> Answer {
     let turn = shared.documents.turn().await?;
     let (new, base) = sides.load(shared).await?;
     let max_line = shared.max_line;
-    let view = Documents::work(turn, move || {
+    let view = Documents::work(turn, move |wanted| {
         let base = base.ok_or_else(|| render::fault("a base is missing"))?;
-        render::diff(&new, &base, top as usize, max_line / 2)
+        render::diff(&new, &base, top as usize, max_line / 2, wanted)
     });
     Ok(vec![json!(view.await?)])
 }
@@ -177,8 +177,8 @@ async fn make(
     let jobs = sides.jobs();
     let (new, base) = sides.load(shared).await?;
     let (format, look) = (want.format, want.look);
-    let (document, bytes) = Documents::work(turn, move || {
-        render::document(format, look, &new, base.as_ref())
+    let (document, bytes) = Documents::work(turn, move |wanted| {
+        render::document(format, look, &new, base.as_ref(), wanted)
     })
     .await?;
     Ok(shared.documents.keep(key, Made { document, bytes, jobs }))
