@@ -31,6 +31,9 @@ const REPORTS_MAX: usize = 10_000;
 /// How much of a note is kept with the run, in characters. All of it is in
 /// the output.
 const NOTE_MAX: usize = 300;
+/// The longest sentence that says where a job hangs: names of functions are
+/// long, and the last one says most.
+const EVIDENCE_MAX: usize = 1000;
 /// What a line needs besides a report's data, in bytes.
 const LINE_REST: usize = 1024;
 
@@ -192,7 +195,11 @@ fn read_end(data: &Data) -> Result<End, WireError> {
 }
 
 fn short(text: &str) -> String {
-    escape(&text.chars().take(NOTE_MAX).collect::<String>())
+    cut(text, NOTE_MAX)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    escape(&text.chars().take(most).collect::<String>())
 }
 
 /// The reports of one run, in order.
@@ -363,7 +370,8 @@ fn step(data: &Data) -> Option<Progress> {
             processes.len()
         )))),
         Event::EvidenceSummary { sentence, .. } => {
-            Some(Progress::Note(short(&format!("evidence: {sentence}"))))
+            let text = format!("evidence: {sentence}");
+            Some(Progress::Note(cut(&text, EVIDENCE_MAX)))
         }
         Event::Source { mut parents } => {
             parents.truncate(MAX_PARENTS);

@@ -153,7 +153,7 @@ impl fmt::Display for OpenFile {
 }
 
 /// A command line in which one can see where a word ends.
-fn line(argv: &[String]) -> String {
+pub(super) fn line(argv: &[String]) -> String {
     let words = argv.iter().map(|word| {
         let is_odd = |c: char| c.is_whitespace() || "'\"".contains(c);
         match word.is_empty() || word.contains(is_odd) {

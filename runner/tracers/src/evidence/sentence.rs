@@ -7,11 +7,21 @@
 use std::collections::HashSet;
 
 use super::path::path;
+use super::report::line;
 use super::{Evidence, OpenFile, Process, Thread, words};
 
 /// What in a stack says that it waits for a lock that another holds. Waiting
 /// for a condition or a semaphore is not of these: idle workers do that.
-const LOCKS: [&str; 4] = ["mutex_lock", "lll_lock", "rwlock", "Mutex"];
+const LOCKS: [&str; 5] =
+    ["mutex_lock", "lll_lock", "rwlock", "Mutex", "ObjectMonitor::enter"];
+
+/// Programs whose functions say nothing of the script that they run; a number
+/// may follow.
+const INTERPRETERS: [&str; 8] =
+    ["python", "perl", "ruby", "php", "sh", "bash", "dash", "java"];
+
+/// The longest command of a sentence.
+const COMMAND: usize = 100;
 
 /// What in a stack says that it only waits for other threads.
 const JOINS: [&str; 3] = ["pthread_join", "pthread_clockjoin", "Thread::join"];
@@ -58,11 +68,31 @@ fn place(process: &Process) -> String {
         false => format!("{who}, thread {},", thread.tid),
     };
     let doing = doing(process, thread);
-    match (path(&thread.frames), &process.refused) {
-        (Some(path), _) => format!("{who} {doing}: {path}"),
-        (None, Some(why)) => format!("{who} {doing}; no stack: {why}"),
-        (None, None) => format!("{who} {doing}"),
+    let path = path(&thread.frames);
+    let command = command(process, path.is_some());
+    match (path, &process.refused) {
+        (Some(path), _) => format!("{who} {doing}: {path}{command}"),
+        (None, Some(why)) => {
+            format!("{who} {doing}{command}; no stack: {why}")
+        }
+        (None, None) => format!("{who} {doing}{command}"),
     }
+}
+
+/// The command of a process, where its name and its functions do not say
+/// what it runs.
+fn command(process: &Process, has_names: bool) -> String {
+    let is_interpreter = INTERPRETERS.iter().any(|name| {
+        let rest = process.comm.strip_prefix(name);
+        rest.is_some_and(|rest| !rest.contains(char::is_alphabetic))
+    });
+    if process.argv.len() < 2 || has_names && !is_interpreter {
+        return String::new();
+    }
+    let line = line(&process.argv);
+    let mark = if line.chars().count() > COMMAND { "…" } else { "" };
+    let line: String = line.chars().take(COMMAND).collect();
+    format!("; its command: {line}{mark}")
 }
 
 /// What a thread does, and for what it waits.
@@ -306,6 +336,29 @@ mod tests {
         let child = process(9, Some(7), vec![thread(9, 'S', &["nap"])]);
         let said = of(vec![process(7, None, threads), child]);
         assert!(said.starts_with("pid 9"), "{said}");
+    }
+
+    #[test]
+    fn what_a_script_or_a_nameless_program_runs_is_told() {
+        let argv = |words: &[&str]| words.iter().map(|w| (*w).into()).collect();
+        let mut one = process(7, None, vec![thread(7, 'R', &[])]);
+        one.argv = argv(&["sh", "-c", "while :; do :; done"]);
+        assert_eq!(
+            of(vec![one.clone()]),
+            "pid 7 (a.out) runs; its command: sh -c 'while :; do :; done'"
+        );
+        one.threads = vec![thread(7, 'R', &["take_gil", "main"])];
+        assert_eq!(
+            of(vec![one.clone()]),
+            "pid 7 (a.out) runs: main > take_gil"
+        );
+        one.comm = "python3.11".to_owned();
+        one.argv = argv(&["python3", &"x".repeat(500)]);
+        let said = of(vec![one.clone()]);
+        assert!(said.contains("take_gil; its command: python3 xx"), "{said}");
+        assert!(said.ends_with("x…") && said.len() < 200, "{said}");
+        one.comm = "shfmt".to_owned();
+        assert_eq!(of(vec![one]), "pid 7 (shfmt) runs: main > take_gil");
     }
 
     #[test]

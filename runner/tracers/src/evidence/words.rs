@@ -5,7 +5,7 @@
 
 /// What somebody waits for who waits there.
 pub(super) fn of_place(wchan: &str) -> Option<&'static str> {
-    const PLACES: [(&str, &str); 27] = [
+    const PLACES: [(&str, &str); 28] = [
         ("futex", "a lock or another thread"),
         ("nanosleep", "asleep"),
         ("do_wait", "for a child to end"),
@@ -31,6 +31,7 @@ pub(super) fn of_place(wchan: &str) -> Option<&'static str> {
         ("stream_data_wait", "for data from a socket"),
         ("stream_read", "for data from a socket"),
         ("sndbuf", "for room in a socket"),
+        ("wait_woken", "for data"),
         ("locks_lock", "for a lock on a file"),
         ("n_tty_read", "for input from a terminal"),
     ];
