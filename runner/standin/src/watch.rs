@@ -272,8 +272,7 @@ pub(crate) fn size_of_tree(root: &OwnedFd) -> u64 {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let Ok(stat) = rustix::fs::statat(&*at, name, flags) else { continue };
         // Each name of a file counts for its share.
-        sum += stat.st_blocks as u64 * 512
-            / u64::from(stat.st_nlink.max(1) as u32);
+        sum += stat.st_blocks as u64 * 512 / at_least_one(stat.st_nlink);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory {
             continue;
@@ -293,6 +292,11 @@ pub(crate) fn size_of_tree(root: &OwnedFd) -> u64 {
         }
     }
     sum
+}
+
+/// A count that is as wide as the processor has it.
+fn at_least_one(count: impl Into<u64>) -> u64 {
+    count.into().max(1)
 }
 
 #[cfg(test)]
