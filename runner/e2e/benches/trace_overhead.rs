@@ -33,24 +33,28 @@ const JOBS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Ways to run it, beside plainly; the last one only where it can be had.
-const WAYS: [(&str, &str); 4] = [
+/// Ways to run it, beside plainly; those from the fourth on are for root,
+/// the last one only where it is installed.
+const WAYS: [(&str, &str); 5] = [
     ("A/A", "none"),
     ("sample", "sample"),
     ("sample 997 Hz", "fast"),
+    ("syscalls", "syscalls"),
     ("perf", "perf"),
 ];
 
 /// The ways that can be had by this user here.
 fn ways(is_ordinary: bool) -> &'static [(&'static str, &'static str)] {
+    if is_ordinary || !ntrace_e2e::is_root() {
+        ntrace_e2e::skip("syscalls and perf: the user is not root");
+        return &WAYS[..3];
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let has_perf =
-        std::env::split_paths(&path).any(|dir| dir.join("perf").is_file());
-    if has_perf && ntrace_e2e::is_root() && !is_ordinary {
+    if std::env::split_paths(&path).any(|dir| dir.join("perf").is_file()) {
         return &WAYS;
     }
-    ntrace_e2e::skip("perf: it is not installed, or the user is not root");
-    &WAYS[..3]
+    ntrace_e2e::skip("perf: it is not installed");
+    &WAYS[..4]
 }
 
 fn main() {
@@ -117,6 +121,7 @@ async fn run(stage: &Stage, script: &str, way: &str) -> (f64, f64) {
     let trace = match way {
         "fast" => json!({"profile": "cpu", "hz": 997, "tracer": "sample"}),
         "none" => json!("none"),
+        "syscalls" => json!({"profile": "none", "syscalls": true}),
         tracer => json!({"profile": "cpu", "tracer": tracer}),
     };
     let options: Value = json!({"trace": trace});
@@ -136,7 +141,10 @@ async fn run(stage: &Stage, script: &str, way: &str) -> (f64, f64) {
 fn check(job: &JobView, way: &str) {
     let trace = job.runs.last().and_then(|run| run.trace.clone());
     let trace = trace.expect("a run says what was traced");
-    if way != "none" {
+    if way == "syscalls" {
+        let calls = trace.syscalls.as_ref();
+        assert!(calls.is_some_and(|c| c.total.is_some()), "{trace:?}");
+    } else if way != "none" {
         assert_eq!(trace.state, TraceState::Stored, "{trace:?}");
         let tracer = match way {
             "perf" => Tracer::Perf,

@@ -123,7 +123,12 @@ impl Traces {
             labels: labels(assignment),
             tally: Tally::default(),
             preload: None,
-            syscalls: Syscalls::plan(tracers.choice, &options, facts),
+            syscalls: Syscalls::plan(
+                tracers.choice,
+                &tracers.dtrace,
+                &options,
+                facts,
+            ),
         }
     }
 

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use ntrace_protocol::syscalls::SyscallCounts;
 use ntrace_protocol::trace::Tracer as Kind;
-use ntrace_zones::{Carrier, Command, Exit, Process, Program, Reader};
+use ntrace_zones::{Carrier, Command, Exit, Process, Program, Reader, Worker};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -26,19 +27,33 @@ use crate::tracer::{
     Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
 };
 
+mod calls;
 mod fold;
 mod heard;
 
 use heard::Heard;
 
-/// The script, as it is installed beside the gate of a global zone.
-const SCRIPT: &str =
-    include_str!("../../../scripts/smartos/dtrace/ntrace_cpu.d");
+/// A script, as it is installed beside the gate of a global zone.
+#[derive(Debug, Clone, Copy)]
+struct Script {
+    /// Its name there.
+    name: &'static str,
+    text: &'static str,
+}
 
-/// Its name there.
-const INSTALLED: &str = "ntrace_cpu.d";
+/// Stacks.
+const STACKS: Script = Script {
+    name: "ntrace_cpu.d",
+    text: include_str!("../../../scripts/smartos/dtrace/ntrace_cpu.d"),
+};
 
-/// The rate that is written in the script.
+/// System calls.
+const CALLS: Script = Script {
+    name: "ntrace_sys.d",
+    text: include_str!("../../../scripts/smartos/dtrace/ntrace_sys.d"),
+};
+
+/// The rate that is written in the script of stacks.
 const HZ: u32 = 97;
 
 const WHAT: &str = "dtrace";
@@ -49,22 +64,36 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// DTrace.
 #[derive(Debug, Clone)]
 pub struct Dtrace {
-    script: PathBuf,
+    scripts: PathBuf,
 }
 
 impl Dtrace {
-    /// With a directory for the script, where the global zone is here;
+    /// With a directory for the scripts, where the global zone is here;
     /// beyond ssh the gate has it.
     ///
     /// # Errors
-    /// The script cannot be written.
+    /// A script cannot be written.
     pub fn new(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let script = dir.join(INSTALLED);
-        let new = dir.join("ntrace_cpu.new");
-        fs::write(&new, SCRIPT)?;
-        fs::rename(&new, &script)?;
-        Ok(Self { script })
+        for script in [STACKS, CALLS] {
+            let new = dir.join(script.name).with_extension("new");
+            fs::write(&new, script.text)?;
+            fs::rename(&new, dir.join(script.name))?;
+        }
+        Ok(Self { scripts: dir.to_owned() })
+    }
+
+    /// Begins to count the system calls of a zone.
+    ///
+    /// # Errors
+    /// It cannot, and says why.
+    pub async fn count(
+        &self,
+        worker: &Worker,
+        deadline: Instant,
+    ) -> Result<DtraceCalls, StartError> {
+        let target = Target { worker, hz: None, deadline };
+        begin(self, CALLS, &target).await.map(|traced| DtraceCalls { traced })
     }
 }
 
@@ -82,7 +111,7 @@ impl Tracer for Dtrace {
         target: Target<'a>,
     ) -> BoxFuture<'a, Result<Box<dyn Running>, StartError>> {
         async move {
-            let running = begin(self, &target).await?;
+            let running = begin(self, STACKS, &target).await?;
             Ok(Box::new(running) as Box<dyn Running>)
         }
         .boxed()
@@ -91,12 +120,15 @@ impl Tracer for Dtrace {
 
 async fn begin(
     dtrace: &Dtrace,
+    script: Script,
     target: &Target<'_>,
 ) -> Result<Traced, StartError> {
     let carrier = target.worker.carrier();
     let script = match &**carrier {
-        Carrier::Local(_) => dtrace.script.to_string_lossy().into_owned(),
-        Carrier::Ssh(_) => INSTALLED.to_owned(),
+        Carrier::Local(_) => {
+            dtrace.scripts.join(script.name).to_string_lossy().into_owned()
+        }
+        Carrier::Ssh(_) => script.name.to_owned(),
     };
     let zone = target.worker.uuid().to_string();
     let args = ["-s".to_owned(), script, zone];
@@ -209,6 +241,33 @@ impl Traced {
         }
         let mut heard = self.shared.heard();
         Ok(Told { lost: heard.drops(), text: heard.take(), warnings })
+    }
+}
+
+/// A zone whose system calls dtrace counts. Dropping it ends that. Unlike one
+/// that takes stacks it holds no process of the zone, so it may outlive it.
+pub struct DtraceCalls {
+    traced: Traced,
+}
+
+impl DtraceCalls {
+    /// Ends it, and gives what was counted, and what of it is missing.
+    ///
+    /// # Errors
+    /// Nothing was counted, and why.
+    pub async fn finish(
+        self,
+        deadline: Instant,
+    ) -> Result<(SyscallCounts, Option<String>), TraceError> {
+        let told = self.traced.end(deadline).await?;
+        let (mut counts, is_whole) = calls::read(&told.text);
+        counts.missed = told.lost;
+        let mut missing = told.warnings;
+        if !is_whole {
+            missing.push("dtrace's list of calls is cut short".to_owned());
+        }
+        let missing = (!missing.is_empty()).then(|| missing.join("; "));
+        Ok((counts, missing))
     }
 }
 

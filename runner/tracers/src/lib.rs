@@ -19,13 +19,13 @@ mod syscalls;
 mod tracer;
 
 pub use choice::{Choice, Chosen, Place, choose};
-pub use dtrace::Dtrace;
+pub use dtrace::{Dtrace, DtraceCalls};
 pub use environment::{Additions, OPT_OUT, add};
 pub use node::node_trace;
 pub use perf::{NoPerf, Perf};
 pub use preload::Preload;
 pub use sample::{Program, Sample};
-pub use syscalls::{Counting, cannot_count};
+pub use syscalls::{Counted, Counting, cannot_count};
 pub use tracer::{
     Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
 };

@@ -6,10 +6,13 @@
 use std::path::PathBuf;
 
 use ntrace_protocol::syscalls::{SyscallCount, SyscallCounts};
+use ntrace_protocol::trace::Tracer as Kind;
 use ntrace_syscalls::{Abi, Arch, Call, Counter, Counts, Target};
+use ntrace_zones::Worker;
 use tokio::time::{Instant, timeout_at};
 
 use crate::choice::{Choice, Place};
+use crate::dtrace::{Dtrace, DtraceCalls};
 use crate::render;
 
 /// Whether system calls can be counted, as far as is known before it was
@@ -18,9 +21,10 @@ use crate::render;
 pub fn cannot_count(choice: Choice, place: Place) -> Option<&'static str> {
     match choice {
         Choice::Never => Some("this runner was started with --tracer none"),
-        _ if !place.is_linux => {
-            Some("this runner counts them in zones of Linux only")
+        Choice::Only(kind) if !place.is_linux && kind != Kind::Dtrace => {
+            Some("this runner was started with another --tracer than dtrace")
         }
+        _ if !place.is_linux => None,
         _ if !place.is_here => Some(
             "the zone is on another machine; start a runner on that machine",
         ),
@@ -29,15 +33,31 @@ pub fn cannot_count(choice: Choice, place: Place) -> Option<&'static str> {
 }
 
 /// A zone whose system calls are being counted. Dropping it ends that.
-#[derive(Debug)]
 pub struct Counting {
-    counter: Option<Counter>,
+    by: By,
 }
 
-impl Drop for Counting {
+enum By {
+    Kernel(InKernel),
+    Dtrace(DtraceCalls),
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// The counts.
+    pub counts: SyscallCounts,
+    /// What of them is missing, in words.
+    pub missing: Option<String>,
+}
+
+/// A counter, until it is asked for what it counted.
+struct InKernel(Option<Counter>);
+
+impl Drop for InKernel {
     fn drop(&mut self) {
         // Its end takes the kernel a moment.
-        if let Some(counter) = self.counter.take()
+        if let Some(counter) = self.0.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn_blocking(move || drop(counter));
@@ -46,12 +66,12 @@ impl Drop for Counting {
 }
 
 impl Counting {
-    /// Begins to count what runs in a zone: in its cgroup, but for what
-    /// serves the zone as `init` does.
+    /// Begins to count what runs in a zone of Linux: in its cgroup, but for
+    /// what serves the zone as `init` does.
     ///
     /// # Errors
     /// Why that cannot be, in words.
-    pub async fn start(
+    pub async fn in_kernel(
         group: Option<PathBuf>,
         init: Option<i32>,
         deadline: Instant,
@@ -66,38 +86,66 @@ impl Counting {
             Counter::start(&target).map_err(|error| render::chain(&error))
         });
         match timeout_at(deadline, start).await {
-            Ok(Ok(counter)) => Ok(Self { counter: Some(counter?) }),
+            Ok(Ok(counter)) => {
+                Ok(Self { by: By::Kernel(InKernel(Some(counter?))) })
+            }
             Ok(Err(_)) => Err("the counter broke off".to_owned()),
             // Whatever it gives later is dropped, which ends it.
             Err(_) => Err("the kernel took too long to begin".to_owned()),
         }
     }
 
+    /// Begins to count what runs in a zone of SmartOS.
+    ///
+    /// # Errors
+    /// Why that cannot be, in words.
+    pub async fn by_dtrace(
+        dtrace: &Dtrace,
+        worker: &Worker,
+        deadline: Instant,
+    ) -> Result<Self, String> {
+        let calls = dtrace.count(worker, deadline).await;
+        let calls = calls.map_err(|error| render::chain(&error))?;
+        Ok(Self { by: By::Dtrace(calls) })
+    }
+
     /// Ends it, and gives what was counted.
     ///
     /// # Errors
     /// Why it cannot be told, in words.
-    pub async fn finish(
-        mut self,
-        deadline: Instant,
-    ) -> Result<SyscallCounts, String> {
+    pub async fn finish(self, deadline: Instant) -> Result<Counted, String> {
+        let counted = match self.by {
+            By::Kernel(counter) => counter.finish(deadline).await?,
+            By::Dtrace(calls) => {
+                let got = calls.finish(deadline).await;
+                let (counts, missing) =
+                    got.map_err(|error| render::chain(&error))?;
+                Counted { counts, missing }
+            }
+        };
+        if counted.counts.total == 0 {
+            // No program runs without a call.
+            let why = "none was seen of the command".to_owned();
+            return Err(counted.missing.unwrap_or(why));
+        }
+        Ok(counted)
+    }
+}
+
+impl InKernel {
+    async fn finish(mut self, deadline: Instant) -> Result<Counted, String> {
         let gone = || "the counter broke off".to_owned();
-        let counter = self.counter.take().ok_or_else(gone)?;
+        let counter = self.0.take().ok_or_else(gone)?;
         let finish = tokio::task::spawn_blocking(move || {
             counter.finish().map_err(|error| render::chain(&error))
         });
-        let counts = match timeout_at(deadline, finish).await {
-            Ok(Ok(counts)) => told(counts?),
-            Ok(Err(_)) => return Err(gone()),
-            Err(_) => return Err("the kernel took too long to end".to_owned()),
-        };
-        if counts.total == 0 {
-            // No program runs without a call.
-            return Err("none was seen: the command is not in the cgroup of \
-                        its zone"
-                .to_owned());
+        match timeout_at(deadline, finish).await {
+            Ok(Ok(counts)) => {
+                Ok(Counted { counts: told(counts?), missing: None })
+            }
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err("the kernel took too long to end".to_owned()),
         }
-        Ok(counts)
     }
 }
 
@@ -146,10 +194,13 @@ mod tests {
         assert_eq!(cannot_count(Choice::Auto, HERE), None);
         let away = Place { is_here: false, ..HERE };
         let smartos = Place { is_linux: false, ..away };
+        assert_eq!(cannot_count(Choice::Auto, smartos), None);
+        let dtrace = Choice::Only(Kind::Dtrace);
+        assert_eq!(cannot_count(dtrace, smartos), None);
         for (choice, place, words) in [
             (Choice::Never, HERE, "--tracer none"),
             (Choice::Auto, away, "another machine"),
-            (Choice::Auto, smartos, "Linux"),
+            (Choice::Only(Kind::Sample), smartos, "than dtrace"),
         ] {
             let why = cannot_count(choice, place).unwrap();
             assert!(why.contains(words), "{why}");
@@ -159,7 +210,8 @@ mod tests {
     #[tokio::test]
     async fn a_zone_without_a_group_is_refused_in_words() {
         let deadline = Instant::now() + Duration::from_secs(60);
-        let why = Counting::start(None, None, deadline).await.unwrap_err();
+        let why = Counting::in_kernel(None, None, deadline).await;
+        let why = why.err().unwrap();
         assert!(why.contains("as root"), "{why}");
     }
 

@@ -22,6 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 const RUNNING: &str = include_str!("recorded/running.txt");
 const ENDING: &str = include_str!("recorded/ending.txt");
+const CALLS: &str = "calls 7 read\ncalls 90 write\nerrors 2 read\n\
+    lx-calls 1 futex\nntrace end\n";
 const FOLDED: &str = "a.out;_start;main;copy_all;memcpy 12\n\
     a.out;_start;main;spin<int, \"x 7\">(std::vector<int>&) 125\n\
     a.out;main;0x7fffaf2e1c3a 3";
@@ -37,8 +39,16 @@ is refuse && {
         "additional privileges" >&2
     exit 1
 }
-[ "$1" = -s ] && grep -q profile-97 "$2" && [ "$3" = @U@ ] || exit 2
+[ "$1" = -s ] && [ "$3" = @U@ ] || exit 2
+counts=
+case $2 in
+*/ntrace_cpu.d) grep -q profile-97 "$2" || exit 2 ;;
+*/ntrace_sys.d) grep -q syscall:::entry "$2" || exit 2; counts=1 ;;
+*) exit 2 ;;
+esac
 finish() {
+    [ "$counts" ] && is cut && { head -n 2 $D/calls; exit 0; }
+    [ "$counts" ] && { cat $D/calls; exit 0; }
     is cut && { head -c 120 $D/ending; exit 0; }
     cat $D/ending
     exit 0
@@ -52,6 +62,7 @@ is drops && {
     echo "dtrace: 12 drops on CPU 0" >&2
     echo "dtrace: 3 aggregation drops on CPU 1" >&2
 }
+[ "$counts" ] && : >$D/running
 # In pieces that end anywhere.
 head -c 77 $D/running
 tail -c +78 $D/running
@@ -76,6 +87,7 @@ impl Place {
         fs::write(at.join("mode"), mode).unwrap();
         fs::write(at.join("running"), RUNNING).unwrap();
         fs::write(at.join("ending"), ENDING).unwrap();
+        fs::write(at.join("calls"), CALLS).unwrap();
         let program = at.join("dtrace");
         fs::write(&program, fake).unwrap();
         let mode = fs::Permissions::from_mode(0o755);
@@ -250,4 +262,31 @@ async fn one_that_cannot_start_says_why() {
     fs::remove_file(place.path().join("dtrace")).unwrap();
     let error = place.start(DEADLINE).await.err().expect("it is not there");
     assert!(matches!(error, StartError::Spawn { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn system_calls_are_counted_from_its_beginning_to_its_end() {
+    for (mode, total, lost, missing) in [
+        ("", 98, 0, None),
+        ("drops", 98, 15, Some("15")),
+        ("cut", 97, 0, Some("cut short")),
+    ] {
+        let place = Place::new(mode).await;
+        let deadline = Instant::now() + DEADLINE;
+        let calls = place.dtrace.count(&place.worker, deadline).await;
+        let calls = calls.unwrap_or_else(|error| panic!("{mode}: {error}"));
+        place.printed().await;
+        let (counts, said) = calls.finish(deadline).await.unwrap();
+        assert_eq!((counts.total, counts.missed), (total, lost), "{mode}");
+        assert_eq!(counts.calls[0].to_string(), "write");
+        assert_eq!(said.is_some(), missing.is_some(), "{mode}: {said:?}");
+        let said = said.unwrap_or_default();
+        assert!(said.contains(missing.unwrap_or_default()), "{said}");
+        place.gone().await;
+    }
+    let place = Place::new("refuse").await;
+    let deadline = Instant::now() + DEADLINE;
+    let refused = place.dtrace.count(&place.worker, deadline).await;
+    let said = refused.err().expect("it refuses").to_string();
+    assert!(said.contains("additional privileges"), "{said}");
 }

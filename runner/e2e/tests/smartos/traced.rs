@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ntrace_e2e::{DEADLINE, eventually};
 use ntrace_tracers::{
-    Cpu, Dtrace, Labels, Running, Target, TraceError, Tracer,
+    Counting, Cpu, Dtrace, Labels, Running, Target, TraceError, Tracer,
 };
 use ntrace_zones::{Ended, Worker};
 
@@ -82,6 +82,27 @@ async fn a_job_is_traced_through_ssh_and_the_gate() {
     assert!(folded.lines().any(|line| line == spin), "{folded}");
     let log = gated.host.read("gate.log");
     assert!(log.contains(" allowed: dtrace "), "{log}");
+}
+
+#[tokio::test]
+async fn system_calls_are_counted_through_ssh_and_the_gate() {
+    let Some(gated) = Gated::new() else { return };
+    install(&gated);
+    let calls = "calls 7 read\nerrors 2 read\nntrace end\n";
+    std::fs::write(gated.host.path("running.txt"), "").unwrap();
+    std::fs::write(gated.host.path("ending.txt"), calls).unwrap();
+    let driver = gated.driver().await;
+    let worker = driver.take(gated.uuid(), soon()).await.unwrap();
+    let dtrace = Dtrace::new(&gated.host.path("unused")).unwrap();
+    let counting = Counting::by_dtrace(&dtrace, &worker, soon()).await;
+    let counted = counting.unwrap().finish(soon()).await.unwrap();
+    assert_eq!((counted.counts.total, counted.counts.errors), (7, 2));
+    // What the fake dropped.
+    assert_eq!(counted.counts.missed, 5);
+    assert!(counted.missing.unwrap().contains("5"));
+    assert!(gated.host.path("dtrace-ended").exists(), "it was asked to end");
+    let log = gated.host.read("gate.log");
+    assert!(log.contains("allowed: dtrace ntrace_sys.d"), "{log}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ntrace_protocol::report::Event;
 use ntrace_protocol::syscalls::{SyscallCounts, SyscallSummary};
 use ntrace_protocol::trace::{TraceFile, TraceOptions};
-use ntrace_tracers::{Choice, Counting, cannot_count};
+use ntrace_tracers::{Choice, Counted, Counting, Dtrace, cannot_count};
 use tokio::time::Instant;
 
 use crate::job::keep::Keepsakes;
@@ -18,8 +18,9 @@ use crate::uplink::RunOut;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is counted of a run.
-#[derive(Debug)]
 pub(super) struct Syscalls {
+    /// What counts where the kernel of this machine does not.
+    dtrace: Option<Dtrace>,
     counting: Option<Counting>,
     sum: SyscallCounts,
     /// Repetitions that were counted.
@@ -34,12 +35,22 @@ impl Syscalls {
     /// None if nobody asks for them.
     pub(super) fn plan(
         choice: Choice,
+        dtrace: &Result<Dtrace, String>,
         options: &TraceOptions,
         place: ntrace_tracers::Place,
     ) -> Option<Self> {
         (options.syscalls == Some(true)).then_some(())?;
-        let why = cannot_count(choice, place).map(str::to_owned);
+        let mut why = cannot_count(choice, place).map(str::to_owned);
+        let dtrace = match (dtrace, place.is_linux) {
+            (_, true) => None,
+            (Ok(dtrace), false) => Some(dtrace.clone()),
+            (Err(cannot), false) => {
+                why.get_or_insert_with(|| cannot.clone());
+                None
+            }
+        };
         Some(Self {
+            dtrace,
             counting: None,
             sum: SyscallCounts::default(),
             counted: 0,
@@ -56,7 +67,7 @@ impl Syscalls {
         let deadline = Instant::now() + PATIENCE;
         let started = match self.why.clone() {
             Some(why) => Err(why),
-            None => count(place, deadline).await,
+            None => self.count(place, deadline).await,
         };
         match started {
             Ok(counting) => self.counting = Some(counting),
@@ -69,6 +80,21 @@ impl Syscalls {
         }
     }
 
+    async fn count(
+        &self,
+        place: &Place<'_>,
+        deadline: Instant,
+    ) -> Result<Counting, String> {
+        let worker = place.worker;
+        if let Some(dtrace) = &self.dtrace {
+            return Counting::by_dtrace(dtrace, worker, deadline).await;
+        }
+        let vm = worker.object(deadline).await.map_err(|e| chain(&e))?;
+        let group = vm["ntrace"]["trace"]["group"].as_str();
+        let init = vm["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        Counting::in_kernel(group.map(Into::into), init, deadline).await
+    }
+
     fn refuse(&mut self, why: String) {
         self.why.get_or_insert(why);
     }
@@ -78,7 +104,12 @@ impl Syscalls {
         let Some(counting) = self.counting.take() else { return };
         let deadline = Instant::now() + PATIENCE;
         match counting.finish(deadline).await {
-            Ok(counts) => self.take(&counts, repetition, keep),
+            Ok(Counted { counts, missing }) => {
+                if let Some(missing) = missing {
+                    self.refuse(missing);
+                }
+                self.take(&counts, repetition, keep);
+            }
             Err(why) => self.refuse(why),
         }
     }
@@ -110,16 +141,6 @@ impl Syscalls {
     }
 }
 
-async fn count(
-    place: &Place<'_>,
-    deadline: Instant,
-) -> Result<Counting, String> {
-    let vm = place.worker.object(deadline).await.map_err(|e| chain(&e))?;
-    let group = vm["ntrace"]["trace"]["group"].as_str();
-    let init = vm["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
-    Counting::start(group.map(Into::into), init, deadline).await
-}
-
 #[cfg(test)]
 mod tests {
     use ntrace_protocol::syscalls::SyscallCount;
@@ -132,8 +153,12 @@ mod tests {
         perf: Err(ntrace_tracers::NoPerf::Missing),
     };
 
-    fn asked() -> TraceOptions {
-        TraceOptions { syscalls: Some(true), ..TraceOptions::default() }
+    /// Here, where it is asked for.
+    fn asked(choice: Choice) -> Syscalls {
+        let none = Err("no dtrace".to_owned());
+        let options =
+            TraceOptions { syscalls: Some(true), ..TraceOptions::default() };
+        Syscalls::plan(choice, &none, &options, HERE).unwrap()
     }
 
     fn counts(count: u64) -> SyscallCounts {
@@ -148,13 +173,15 @@ mod tests {
     #[test]
     fn nothing_is_counted_unasked() {
         let options = TraceOptions::default();
-        assert!(Syscalls::plan(Choice::Auto, &options, HERE).is_none());
+        let none = Err("no dtrace".to_owned());
+        let plan = Syscalls::plan(Choice::Auto, &none, &options, HERE);
+        assert!(plan.is_none());
     }
 
     #[test]
     fn each_repetition_has_its_file_and_the_record_their_sum() {
         let keep = Keepsakes::default();
-        let mut calls = Syscalls::plan(Choice::Auto, &asked(), HERE).unwrap();
+        let mut calls = asked(Choice::Auto);
         calls.take(&counts(3), 1, &keep);
         calls.take(&counts(4), 2, &keep);
         assert_eq!(calls.summary().sentence(), "7 system calls: read 7");
@@ -168,8 +195,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_counted_says_why() {
-        let calls = Syscalls::plan(Choice::Never, &asked(), HERE).unwrap();
-        let summary = calls.summary();
+        let summary = asked(Choice::Never).summary();
         assert_eq!(summary.total, None);
         assert!(summary.why.unwrap().contains("--tracer none"));
     }
