@@ -174,7 +174,7 @@ async fn begin(
     let control = Control::new().map_err(spawn)?;
     let mut command = here::command(&perf.program);
     command
-        .args(["record", "-q", "-F", &hz.to_string(), "-m", &ring()])
+        .args(["record", "-F", &hz.to_string(), "-m", &ring()])
         .arg(format!("--call-graph=dwarf,{DEFAULT_STACK_BYTES}"))
         .args(["-k", "mono", "-a", "-e", "cpu-clock", "-G", &zone.name])
         // Nobody is in the group yet, so there is nobody to tell of; and

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ntrace_e2e::{Setup, Stage, is_root, leftovers, skip};
+use ntrace_e2e::{
+    DEADLINE, Setup, Stage, eventually, is_root, leftovers, skip,
+};
 use ntrace_profile::{FrameKind, Profile, pprof};
 use ntrace_protocol::trace::{TraceState, TraceSummary, Tracer};
 use ntrace_protocol::{JobId, JobState};
@@ -11,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::traces::{artefact, has};
 
-/// Points by which a share may be off: five times what chance does to it.
-const POINTS: f64 = 5.0;
+/// Points by which a share may be off, on a machine that is busy.
+const POINTS: f64 = 3.0;
 
 const SPLIT: &str =
     include_str!("../../../tracers/sampler/tests/sampling/programs/split.c");
@@ -76,7 +78,7 @@ async fn perf_and_the_sampler_agree_on_a_program_that_is_known() {
     repo.write("split.c", SPLIT).write(
         ".ntrace.toml",
         "[job]\nsetup = \"cc -O2 -fomit-frame-pointer -w split.c -o split\"\n\
-         run = \"./split 60000\"\n",
+         run = \"./split 70\"\n",
     );
     let commit = repo.commit();
     let mut found = Vec::new();
@@ -158,17 +160,45 @@ fn children(stage: &mut Stage, words: &str) -> Vec<u32> {
         .collect()
 }
 
+/// A job of two seconds.
+const SHORT: &str = "echo begun; while :; do sleep 0.1; n=$((n + 1)); \
+                     [ \"$n\" -lt 20 ] || exit 0; done";
+
 #[tokio::test]
-async fn a_perf_that_is_killed_does_not_fail_the_job() {
+async fn neither_perf_nor_its_runner_can_die_and_do_harm() {
     if !has_perf() {
         return;
     }
     let mut stage = Stage::start(Setup::workers(1)).await;
-    let script = "echo begun; while [ ! -e ../go ]; do sleep 0.1; \
-                  n=$((n + 1)); [ \"$n\" -lt 20 ] || exit 0; done";
-    let id = stage.submit(script, by("perf")).await;
+    a_killed_perf_does_not_fail_the_job(&mut stage).await;
+    a_killed_runner_takes_its_perf_with_it(&mut stage).await;
+}
+
+async fn a_killed_runner_takes_its_perf_with_it(stage: &mut Stage) {
+    let id = stage.submit(SHORT, by("perf")).await;
     stage.says(id, "begun").await;
-    let found = children(&mut stage, "record -q");
+    let rooms = stage.path().join("r/data/tracers/perf");
+    let name = rooms.to_str().unwrap().to_owned();
+    assert_eq!(leftovers::with_word(&name).len(), 1);
+    assert_eq!(std::fs::read_dir(&rooms).unwrap().count(), 1);
+    stage.kill_runner();
+    eventually("perf is gone", DEADLINE, || {
+        leftovers::with_word(&name).is_empty().then_some(())
+    });
+    stage.start_runner();
+    let job = stage.finished(id).await;
+    assert_eq!(job.state, JobState::Done, "{job:?}");
+    assert_eq!(job.runs.len(), 2, "{job:?}");
+    let trace = job.runs[1].trace.clone().unwrap();
+    assert_eq!(trace.state, TraceState::Stored, "{trace:?}");
+    // What the dead one recorded was swept away, too.
+    assert_eq!(std::fs::read_dir(&rooms).unwrap().count(), 0);
+}
+
+async fn a_killed_perf_does_not_fail_the_job(stage: &mut Stage) {
+    let id = stage.submit(SHORT, by("perf")).await;
+    stage.says(id, "begun").await;
+    let found = children(stage, "record -F");
     assert_eq!(found.len(), 1, "{found:?}");
     for pid in found {
         let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
