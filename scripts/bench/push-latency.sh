@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures on this machine: from the acknowledgement of a push to the first
-# instruction of the job's command, and a zone's whole life.
+# instruction of the job's command, traced and untraced in turn, and a zone's
+# whole life.
 #
 #   scripts/bench/push-latency.sh [PUSHES]
 set -euo pipefail

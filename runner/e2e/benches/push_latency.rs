@@ -7,19 +7,25 @@
 //!
 //! The command is `exec date +%s%N` on the same clock, so what is printed
 //! includes the start of a shell and of `date`: the truth is a little better.
+//! Each push is made traced, as by default, and untraced, in turn: what else
+//! the machine does hits both alike.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ntrace_client::Dispatcher;
 use ntrace_e2e::{Setup, Stage};
 use ntrace_protocol::{JobState, WorkerState};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Pushes that are measured unless told otherwise.
 const PUSHES: usize = 50;
 
 /// Pushes before that, which fill caches.
 const WARM: usize = 5;
+
+/// The ways to push, and what each asks for.
+const WAYS: [(&str, &str); 2] = [("traced", "cpu"), ("untraced", "none")];
 
 fn main() {
     let pushes = std::env::args().find_map(|arg| arg.parse().ok());
@@ -66,45 +72,66 @@ async fn measure(pushes: usize) {
     repo.write("README", "a small tree\n");
     let commit = repo.commit();
     let client = stage.client().await;
-    let mut figures = Figures::default();
+    let mut figures = WAYS.map(|_| Figures::default());
     for n in 0..WARM + pushes {
-        let worker = stage.workers.first().expect("there is one").clone();
-        stage.worker_reaches(&worker, WorkerState::Available).await;
-        let args = [
-            json!(repo.owner),
-            json!(repo.name),
-            json!(commit),
-            json!({"run": "exec date +%s%N"}),
-        ];
-        let asked = Instant::now();
-        let answer = client
-            .peer()
-            .call("push", &args, Duration::from_secs(60))
-            .await
-            .expect("the dispatcher takes a push");
-        let acked = now_ns();
-        let took = asked.elapsed();
-        let id = answer.first().and_then(|id| id.as_str());
-        let id = id.and_then(|id| id.parse().ok()).expect("a job id");
-        let job = stage.finished(id).await;
-        assert_eq!(job.state, JobState::Done, "{job:?}");
-        let began: u128 = stage
-            .output(id)
-            .await
-            .text()
-            .trim()
-            .parse()
-            .expect("date prints a number");
-        if n < WARM {
-            continue;
+        for ((_, profile), figures) in WAYS.iter().zip(&mut figures) {
+            let options = json!({
+                "run": "exec date +%s%N",
+                "trace": {"profile": profile},
+            });
+            let worker = stage.workers.first().expect("there is one").clone();
+            stage.worker_reaches(&worker, WorkerState::Available).await;
+            let push =
+                [json!(repo.owner), json!(repo.name), json!(commit), options];
+            let mut unused = Figures::default();
+            let figures = if n < WARM { &mut unused } else { figures };
+            one(&stage, &client, &push, figures).await;
         }
-        figures.add("1 push, asked to acknowledged", ms(took.as_nanos()));
-        let waited = began.saturating_sub(acked);
-        figures.add("2 acknowledged to first instruction", ms(waited));
-        phases(&job, acked, &mut figures);
     }
-    println!("{pushes} pushes, one worker, clean and waiting");
-    figures.print();
+    println!("{pushes} pushes each way, one worker, clean and waiting");
+    for ((name, _), figures) in WAYS.iter().zip(&mut figures) {
+        println!();
+        println!("{name}; load {}", load());
+        figures.print();
+    }
+}
+
+/// Makes a push and waits for its end.
+async fn one(
+    stage: &Stage,
+    client: &Dispatcher,
+    push: &[Value],
+    figures: &mut Figures,
+) {
+    let asked = Instant::now();
+    let answer = client
+        .peer()
+        .call("push", push, Duration::from_secs(60))
+        .await
+        .expect("the dispatcher takes a push");
+    let acked = now_ns();
+    let took = asked.elapsed();
+    let id = answer.first().and_then(|id| id.as_str());
+    let id = id.and_then(|id| id.parse().ok()).expect("a job id");
+    let job = stage.finished(id).await;
+    assert_eq!(job.state, JobState::Done, "{job:?}");
+    let began: u128 = stage
+        .output(id)
+        .await
+        .text()
+        .trim()
+        .parse()
+        .expect("date prints a number");
+    figures.add("1 push, asked to acknowledged", ms(took.as_nanos()));
+    let waited = began.saturating_sub(acked);
+    figures.add("2 acknowledged to first instruction", ms(waited));
+    phases(&job, acked, figures);
+}
+
+/// How busy the machine was in the last minute.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn ms(ns: u128) -> f64 {
