@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Deadline;
 use crate::names::ZoneId;
+use crate::sys::{self, Forked};
 use crate::zone::Means;
 
 /// Controllers that a zone uses, where there are any.
@@ -69,6 +71,23 @@ struct Hierarchy {
     v1: Option<Vec<String>>,
 }
 
+impl Group {
+    /// The directory that a part of the zone is in, if this is a group of
+    /// the v2 hierarchy. There is none in that of a tracer while nobody
+    /// traces.
+    fn unified(&self, part: Part) -> Option<PathBuf> {
+        match (self.kind.as_str(), part) {
+            ("v2", Part::Init) => Some(self.path.join("init")),
+            ("v2", Part::Job) => Some(self.path.join("job")),
+            ("unified", _) => Some(self.path.clone()),
+            (TRACE, _) if !self.path.join("tasks").exists() => {
+                Some(self.path.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Which part of the zone a process belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -76,6 +95,15 @@ pub(crate) enum Part {
     Init,
     /// All else.
     Job,
+}
+
+/// Where a new process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Born {
+    /// In the zone's group of the v2 hierarchy.
+    Inside,
+    /// In its parent's groups.
+    Outside,
 }
 
 /// The cgroups of one zone.
@@ -295,27 +323,51 @@ impl Cgroups {
             .any(|group| write(&group.join("pids.max"), pids).is_ok())
     }
 
+    /// Forks with `CLONE_*` flags, the child already in the zone's group of
+    /// the v2 hierarchy where the kernel can do that. It enters the rest by
+    /// [`Cgroups::enter`].
+    pub(crate) fn fork(
+        &self,
+        part: Part,
+        flags: i32,
+    ) -> io::Result<(Forked, Born)> {
+        let groups = self.groups.iter();
+        let dir = groups.filter_map(|group| group.unified(part)).next();
+        let dir = dir.and_then(|path| fs::File::open(path).ok());
+        if let Some(dir) = dir
+            && let Ok(forked) = sys::clone_into(dir.as_fd(), flags)
+        {
+            return Ok((forked, Born::Inside));
+        }
+        // An old kernel, a full group, one of v1: the slow way tells.
+        Ok((sys::clone_process(flags)?, Born::Outside))
+    }
+
     /// Moves the calling process in, which must have one thread.
     ///
     /// A v1 group is entered by the thread that writes `0` to `tasks`: any
     /// other way makes the kernel stop all forks and exits first, which waits
     /// for a grace period of 10 ms and more (kernel/cgroup/cgroup.c,
-    /// `cgroup_procs_write_start`). v2 has no such door.
-    pub(crate) fn enter(&self, part: Part) -> io::Result<()> {
+    /// `cgroup_procs_write_start`). v2 has no such door, but one can be born
+    /// inside.
+    pub(crate) fn enter(&self, part: Part, born: Born) -> io::Result<()> {
         for group in &self.groups {
-            let door = match (group.kind.as_str(), part) {
-                ("v2", Part::Init) => group.path.join("init/cgroup.procs"),
-                ("v2", Part::Job) => group.path.join("job/cgroup.procs"),
-                ("unified", _) => group.path.join("cgroup.procs"),
-                (TRACE, _) => {
-                    // Nobody traces, or the zone cannot be traced this way:
-                    // no reason to stay out.
-                    let _ = write(&group.path.join("cgroup.procs"), 0);
+            if let Some(path) = group.unified(part) {
+                if born == Born::Inside {
                     continue;
                 }
-                _ => group.path.join("tasks"),
-            };
-            write(&door, 0)?;
+                let entered = write(&path.join("cgroup.procs"), 0);
+                if group.kind != TRACE {
+                    entered?;
+                }
+                continue;
+            }
+            let entered = write(&group.path.join("tasks"), 0);
+            // Nobody traces, or the zone cannot be traced this way: no
+            // reason to stay out.
+            if group.kind != TRACE {
+                entered?;
+            }
         }
         Ok(())
     }

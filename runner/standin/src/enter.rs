@@ -95,9 +95,12 @@ pub(crate) fn enter(entry: Entry<'_>) -> io::Result<i32> {
     }
     let (words, words_end) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let between = match sys::fork()? {
+    let cgroups = Cgroups { groups: entry.run.cgroups.clone() };
+    let (forked, born) = cgroups.fork(Part::Job, 0)?;
+    let between = match forked {
         Forked::Child => {
-            let why = cross(&entry, &init, &words_end);
+            let enter = || cgroups.enter(Part::Job, born);
+            let why = cross(&entry, enter, &init, &words_end);
             let code = why.raw_os_error().unwrap_or(libc::EIO);
             let _ = rustix::io::write(&words_end, &(-code).to_ne_bytes());
             sys::exit_now(1)
@@ -117,10 +120,14 @@ pub(crate) fn enter(entry: Entry<'_>) -> io::Result<i32> {
 }
 
 /// The process between: goes into the zone and leaves a sibling there.
-fn cross(entry: &Entry<'_>, init: &OwnedFd, words: &OwnedFd) -> io::Error {
+fn cross(
+    entry: &Entry<'_>,
+    enter: impl Fn() -> io::Result<()>,
+    init: &OwnedFd,
+    words: &OwnedFd,
+) -> io::Error {
     let crossing = || -> io::Result<()> {
-        let cgroups = Cgroups { groups: entry.run.cgroups.clone() };
-        cgroups.enter(Part::Job)?;
+        enter()?;
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
         for (fd, number) in entry.stdio.iter().zip(0..) {
             sys::dup_onto(fd.as_fd(), number)?;

@@ -385,11 +385,15 @@ fn build(
     if !owner.is_root() {
         flags |= libc::CLONE_NEWUSER;
     }
-    let pid = match sys::clone_process(flags) {
-        Ok(Forked::Child) => {
+    let (forked, born) = match cgroups.fork(Part::Init, flags) {
+        Ok(forked) => forked,
+        Err(error) => return Err(format!("cannot make namespaces: {error}")),
+    };
+    let pid = match forked {
+        Forked::Child => {
             drop(lifeline);
             sys::scrub_arguments("zone-init");
-            if let Err(error) = cgroups.enter(Part::Init) {
+            if let Err(error) = cgroups.enter(Part::Init, born) {
                 init::give_up(
                     &words_end,
                     &format!("cannot enter the cgroup: {error}"),
@@ -397,8 +401,7 @@ fn build(
             }
             init::run(&order.plan, lifeline_end, &words_end)
         }
-        Ok(Forked::Parent(pid)) => pid,
-        Err(error) => return Err(format!("cannot make namespaces: {error}")),
+        Forked::Parent(pid) => pid,
     };
     drop((lifeline_end, words_end));
     let built = Build { pid, owner, lifeline: &lifeline, words };

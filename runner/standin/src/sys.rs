@@ -78,6 +78,42 @@ pub(crate) fn clone_process(flags: i32) -> io::Result<Forked> {
     forked(unsafe { libc::syscall(libc::SYS_clone, flags, no, no, no, no) })
 }
 
+/// clone3(2) without shared memory: a fork with `CLONE_*` flags whose child
+/// is in a group of the v2 hierarchy from its beginning, which nobody has to
+/// wait for.
+pub(crate) fn clone_into(
+    group: BorrowedFd<'_>,
+    flags: i32,
+) -> io::Result<Forked> {
+    /// The kernel's `struct clone_args`, as of Linux 5.7.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Args {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let args = Args {
+        flags: u64::from(flags as u32) | CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: group.as_raw_fd() as u64,
+        ..Args::default()
+    };
+    let (at, size) = (&raw const args, size_of::<Args>());
+    // SAFETY: the structure outlives the call; no stack is given and memory
+    // is not shared, so it behaves as fork; one thread (module doc).
+    forked(unsafe { libc::syscall(libc::SYS_clone3, at, size) })
+}
+
 /// setns(2) on a pidfd or a namespace file.
 pub(crate) fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
     // SAFETY: takes no pointers.
