@@ -26,7 +26,7 @@ use ntrace_protocol::report::{Event, MAX_PARENTS, Phase};
 use ntrace_protocol::runner::Assignment;
 use ntrace_protocol::{Reason, Source, Usage};
 use ntrace_source::{Cache, CommitId, Repository, SourceError, Tree};
-use ntrace_zones::{Inside, Vm, Worker};
+use ntrace_zones::{Inside, Vm, VmUsage, Worker};
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -38,7 +38,7 @@ use keep::Keepsakes;
 pub use limits::{Baseline, Policy};
 use limits::{Plan, plan};
 pub use trace::Tracers;
-use trace::Traces;
+use trace::{Ahead, Traces};
 use verdict::{Met, Verdict};
 use work::Work;
 
@@ -128,6 +128,24 @@ pub(crate) fn place_of(own: &ntrace_zones::Extension) -> Value {
     })
 }
 
+/// All that a run needs before its command.
+struct Prepared {
+    plan: Plan,
+    work: Work,
+    traces: Traces,
+    ready: Ready,
+}
+
+/// What is ready for the first repetition before its turn; nothing if
+/// something else runs before it.
+#[derive(Default)]
+struct Ready {
+    /// The tracer.
+    ahead: Ahead,
+    /// What the place had used.
+    before: Option<VmUsage>,
+}
+
 struct Run<'a> {
     place: Place<'a>,
     assignment: &'a Assignment,
@@ -151,7 +169,7 @@ impl Run<'_> {
             _ = stop.stopped() => Err(Verdict::stopped()),
             prepared = self.prepare() => prepared,
         };
-        let (plan, work) = match prepared {
+        let Prepared { plan, work, traces, ready } = match prepared {
             Ok(prepared) => prepared,
             Err(verdict) => return verdict,
         };
@@ -160,14 +178,14 @@ impl Run<'_> {
         {
             return verdict;
         }
-        let (verdict, traces) = self.run(&plan, &work).await;
+        let (verdict, traces) = self.run(&plan, &work, traces, ready).await;
         self.traces = Some(traces);
         self.collect(&plan, &work, &verdict).await;
         verdict
     }
 
     /// Brings everything in place; nothing of the user's runs yet.
-    async fn prepare(&mut self) -> Result<(Plan, Work), Verdict> {
+    async fn prepare(&mut self) -> Result<Prepared, Verdict> {
         self.out.event(Event::Phase { phase: Phase::Preparing }).await;
         let began = Instant::now();
         let tree = match &self.assignment.spec.source {
@@ -178,15 +196,43 @@ impl Run<'_> {
         let began = Instant::now();
         // The tree goes in while it is read for what to run; a tree in which
         // nothing is to be run has then gone in for nothing.
-        let (decided, unpacked, ()) = tokio::join!(
-            self.decide(tree.as_ref()),
-            self.unpack(tree.as_ref()),
+        let (prepared, used, ()) = tokio::join!(
+            self.make_ready(tree.as_ref()),
+            self.fill(tree.as_ref()),
             self.tell_parents(tree.as_ref()),
         );
-        let decided = decided?;
-        unpacked?;
+        let mut prepared = prepared?;
+        let used = used?;
+        if prepared.work.setup.is_none() {
+            prepared.ready.before = Some(used);
+        }
         self.phase("unpack", began);
-        Ok(decided)
+        Ok(prepared)
+    }
+
+    /// Decides what to run, and makes the tracer ready. What a set-up runs
+    /// would be taken for the command, so with one the tracer comes later.
+    async fn make_ready(
+        &self,
+        tree: Option<&Tree>,
+    ) -> Result<Prepared, Verdict> {
+        let (plan, work) = self.decide(tree).await?;
+        let asked = self.assignment.spec.trace.unwrap_or_default();
+        let options = asked.or(&work.trace);
+        let tracers = &self.context.tracers;
+        let traces =
+            Traces::plan(tracers, options, &self.place, self.assignment);
+        let mut ready = Ready::default();
+        if work.setup.is_none() {
+            ready.ahead = traces.arm(&self.place).await;
+        }
+        Ok(Prepared { plan, work, traces, ready })
+    }
+
+    /// Puts the tree into the place; gives what the place has used by then.
+    async fn fill(&self, tree: Option<&Tree>) -> Result<VmUsage, Verdict> {
+        self.unpack(tree).await?;
+        Ok(self.used().await)
     }
 
     /// Says which commits come before this one, so that whoever compares
@@ -310,16 +356,16 @@ impl Run<'_> {
     }
 
     /// What the place has counted so far; empty where it counts nothing.
-    async fn used(&self) -> ntrace_zones::VmUsage {
+    async fn used(&self) -> VmUsage {
         if self.place.vm.ntrace.is_none() {
-            return ntrace_zones::VmUsage::default();
+            return VmUsage::default();
         }
         let deadline = Instant::now() + LOOK;
         match self.place.worker.look(deadline).await {
             Ok(vm) => vm.ntrace.and_then(|own| own.usage).unwrap_or_default(),
             Err(error) => {
                 warn!(error = chain(&error), "cannot read what a run used");
-                ntrace_zones::VmUsage::default()
+                VmUsage::default()
             }
         }
     }

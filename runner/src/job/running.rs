@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ntrace_protocol::Reason;
 use ntrace_protocol::report::{Event, Outcome, Phase};
-use ntrace_protocol::{Reason, trace::TraceOptions};
 use ntrace_tracers::Cpu;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::limits::Plan;
 use super::trace::{Live, Traces};
 use super::verdict::{Facts, Verdict, judge};
 use super::work::Work;
-use super::{Run, artefacts, chain, dropped, environment};
+use super::{Ready, Run, artefacts, chain, dropped, environment};
 
 impl Run<'_> {
     pub(super) async fn set_up(
@@ -55,19 +55,17 @@ impl Run<'_> {
         &mut self,
         plan: &Plan,
         work: &Work,
+        mut traces: Traces,
+        mut ready: Ready,
     ) -> (Verdict, Traces) {
         self.out.event(Event::Phase { phase: Phase::Running }).await;
-        let asked = self.assignment.spec.trace.unwrap_or_default();
-        let options: TraceOptions = asked.or(&work.trace);
-        let tracers = &self.context.tracers;
-        let mut traces =
-            Traces::plan(tracers, options, &self.place, self.assignment);
         let mut watch = Watch::of(plan);
         let count = traces.repetitions();
         let mut repetition = 1;
         loop {
+            let which = (repetition, std::mem::take(&mut ready));
             let (verdict, finished) =
-                self.repeat(plan, work, watch, &mut traces, repetition).await;
+                self.repeat(plan, work, watch, &mut traces, which).await;
             watch.spent.time += finished.elapsed;
             watch.spent.output += finished.output_bytes;
             let is_last = repetition == count;
@@ -86,18 +84,30 @@ impl Run<'_> {
         work: &Work,
         watch: Watch,
         traces: &mut Traces,
-        repetition: u32,
+        (repetition, ready): (u32, Ready),
     ) -> (Verdict, Ran) {
         let began = Instant::now();
         let mut stop = self.stop.clone();
-        let live =
-            traces.start(&self.place, repetition, self.out, &mut stop).await;
+        let (live, before) = tokio::join!(
+            traces.start(
+                ready.ahead,
+                &self.place,
+                repetition,
+                self.out,
+                &mut stop
+            ),
+            async {
+                match ready.before {
+                    Some(before) => before,
+                    None => self.used().await,
+                }
+            },
+        );
         traces.count(&self.place, self.out).await;
         self.phase("trace", began);
         let live = Mutex::new(live);
         let mut env = environment::variables(self.assignment, &work.env);
         traces.add_to(&mut env);
-        let before = self.used().await;
         let began = Instant::now();
         let argv = work.argv.clone();
         let finished = self.supervise(argv, env, plan, watch, &live).await;

@@ -4,6 +4,7 @@
 //! Must not know how a tracer works. Invariant: nothing here fails a job;
 //! where there is no trace, the record says why.
 
+mod ahead;
 mod live;
 mod node;
 mod syscalls;
@@ -27,6 +28,7 @@ use tracing::warn;
 use super::keep::Keepsakes;
 use super::{Place, chain};
 use crate::uplink::{RunOut, StopSignal};
+pub(super) use ahead::Ahead;
 pub(super) use live::Live;
 use syscalls::Syscalls;
 use tally::Tally;
@@ -140,6 +142,23 @@ impl Traces {
         }
     }
 
+    /// Makes the tracer of the first repetition ready while nothing of the
+    /// user's runs, in a place that was looked at just now.
+    pub(super) async fn arm(&self, place: &Place<'_>) -> Ahead {
+        let Plan::Trace(tracer) = &self.plan else { return Ahead::Nothing };
+        let target = self.target(place);
+        let deadline = target.deadline;
+        Ahead::of(tracer.arm(target, &place.vm), deadline).await
+    }
+
+    fn target<'a>(&self, place: &Place<'a>) -> Target<'a> {
+        Target {
+            worker: place.worker,
+            hz: self.options.hz,
+            deadline: Instant::now() + START,
+        }
+    }
+
     /// How often the command is to run.
     pub(super) fn repetitions(&self) -> u32 {
         self.options.repeat.unwrap_or(1).max(1)
@@ -149,6 +168,7 @@ impl Traces {
     /// does not wait for it.
     pub(super) async fn start(
         &mut self,
+        ahead: Ahead,
         place: &Place<'_>,
         repetition: u32,
         out: &RunOut,
@@ -164,15 +184,13 @@ impl Traces {
                 false
             }
             Plan::Trace(tracer) => {
-                let target = Target {
-                    worker: place.worker,
-                    hz: self.options.hz,
-                    deadline: Instant::now() + START,
-                };
+                let target = self.target(place);
+                let deadline = target.deadline;
+                let starting = ahead.begin(tracer.start(target), deadline);
                 let started = tokio::select! {
                     biased;
                     _ = stop.stopped() => return live,
-                    started = tracer.start(target) => started,
+                    started = starting => started,
                 };
                 match started {
                     Ok(running) => {

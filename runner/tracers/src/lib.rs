@@ -2,7 +2,7 @@
 //!
 //! A tracer runs outside of the zone and sees only the zone. It is started
 //! before a job's command and finished after it; in between it can be asked
-//! for the last seconds. Must not know what a job is, nor where traces are
+//! for the last seconds. What of its start takes time may be done earlier. Must not know what a job is, nor where traces are
 //! kept. Invariant: whatever a tracer does, it is a value: none of its
 //! failures can fail a job.
 
@@ -27,5 +27,6 @@ pub use preload::Preload;
 pub use sample::{Program, Sample};
 pub use syscalls::{Counted, Counting, cannot_count};
 pub use tracer::{
-    Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
+    Armed, Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer,
+    Window,
 };

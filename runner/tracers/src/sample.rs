@@ -9,14 +9,15 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ntrace_protocol::trace::Tracer as Kind;
 use ntrace_sampler::{How, ProcessStacks, SamplerError, Target as Zone};
-use ntrace_zones::Worker;
+use ntrace_zones::{Vm, Worker};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::evidence::{Stacks, Thread};
 use crate::render;
 use crate::tracer::{
-    Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer, Window,
+    Armed, Cpu, Labels, Running, StartError, Target, Trace, TraceError, Tracer,
+    Window,
 };
 
 /// Where the sampler's program is.
@@ -90,17 +91,88 @@ impl Tracer for Sample {
         target: Target<'a>,
     ) -> BoxFuture<'a, Result<Box<dyn Running>, StartError>> {
         async move {
-            let mut zone = self.zone(target.worker, target.deadline).await?;
-            zone.hz = target.hz.unwrap_or(zone.hz);
-            let hz = zone.hz;
-            let running = blocking(move || ntrace_sampler::start(&zone))
+            let zone = self.zone(target.worker, target.deadline).await?;
+            let ready = Ready::of(zone, &target).await?;
+            Box::new(ready).begin(target.deadline).await
+        }
+        .boxed()
+    }
+
+    fn arm<'a>(
+        &'a self,
+        target: Target<'a>,
+        vm: &'a Vm,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Armed>>, StartError>> {
+        async move {
+            let zone = Zone { program: self.program.clone(), ..zone_of(vm)? };
+            let ready = Ready::of(zone, &target).await?;
+            Ok(Some(Box::new(ready) as Box<dyn Armed>))
+        }
+        .boxed()
+    }
+}
+
+/// The zone for the sampler, as a look at the VM told.
+fn zone_of(vm: &Vm) -> Result<Zone, StartError> {
+    let trace = vm.ntrace.as_ref().and_then(|own| own.trace.clone());
+    let trace = trace.unwrap_or_default();
+    Zone::new(vm.pid, trace.group, trace.socket)
+        .map_err(|error| StartError::Refused(render::chain(&error)))
+}
+
+/// A sampler that has yet to begin. Its process goes with it.
+struct Ready {
+    armed: Option<ntrace_sampler::Armed>,
+    hz: u32,
+}
+
+impl Ready {
+    async fn of(
+        mut zone: Zone,
+        target: &Target<'_>,
+    ) -> Result<Self, StartError> {
+        zone.hz = target.hz.unwrap_or(zone.hz);
+        let hz = zone.hz;
+        let within = target.deadline.saturating_duration_since(Instant::now());
+        let armed = blocking(move || ntrace_sampler::arm(&zone, within))
+            .await
+            .map_err(|error| StartError::Refused(error.to_string()))?;
+        Ok(Self { armed: Some(armed), hz })
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        if let Some(armed) = self.armed.take() {
+            let_go(armed);
+        }
+    }
+}
+
+impl Armed for Ready {
+    fn begin(
+        mut self: Box<Self>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Box<dyn Running>, StartError>> {
+        async move {
+            let armed = self.armed.take().expect("it is taken only here");
+            let (how, hz) = (armed.how(), self.hz);
+            let within = deadline.saturating_duration_since(Instant::now());
+            let running = blocking(move || armed.begin(within))
                 .await
                 .map_err(|error| StartError::Refused(error.to_string()))?;
-            let how = running.how();
             let sampling = Sampling { running: Some(running), how, hz };
             Ok(Box::new(sampling) as Box<dyn Running>)
         }
         .boxed()
+    }
+}
+
+/// Ends a sampler's process. Its end is waited for, which is nothing for a
+/// thread that serves others.
+fn let_go<T: Send + 'static>(sampler: T) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(move || drop(sampler));
     }
 }
 
@@ -113,12 +185,8 @@ struct Sampling {
 
 impl Drop for Sampling {
     fn drop(&mut self) {
-        // Its end is waited for, which is nothing for a thread that serves
-        // others.
-        if let Some(running) = self.running.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn_blocking(move || drop(running));
+        if let Some(running) = self.running.take() {
+            let_go(running);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use ntrace_protocol::trace::Tracer as Kind;
-use ntrace_zones::Worker;
+use ntrace_zones::{Vm, Worker};
 use tokio::time::Instant;
 
 /// What is to be traced.
@@ -42,6 +43,27 @@ pub trait Tracer: Send + Sync {
         &'a self,
         target: Target<'a>,
     ) -> BoxFuture<'a, Result<Box<dyn Running>, StartError>>;
+
+    /// Makes ready what takes time, and traces nothing yet; `vm` is the zone
+    /// as it was seen just now. None: this tracer has nothing to make ready,
+    /// and is only started.
+    fn arm<'a>(
+        &'a self,
+        target: Target<'a>,
+        vm: &'a Vm,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Armed>>, StartError>> {
+        let _ = (target, vm);
+        std::future::ready(Ok(None)).boxed()
+    }
+}
+
+/// A tracer that is ready and has seen nothing. Dropping it ends it.
+pub trait Armed: Send {
+    /// Begins to trace; resolves once nothing of what runs next is missed.
+    fn begin(
+        self: Box<Self>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Box<dyn Running>, StartError>>;
 }
 
 /// A trace that is being made. Dropping it ends the tracer.

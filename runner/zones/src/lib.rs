@@ -41,6 +41,8 @@ pub use name::{BadName, SnapshotName, UserName, WorkerUuid};
 pub use probe::{ProbeError, TryError};
 pub use session::{Ended, Ending, Lost, Outcome, Run, Usage};
 pub use spec::{BadSpec, Directory, JobSpec};
-pub use vm::{Boot, Extension, Means, Snapshot, Vm, VmState, VmUsage};
+pub use vm::{
+    Boot, Extension, Means, Snapshot, TracePlaces, Vm, VmState, VmUsage,
+};
 pub use vmadm::{VmLimits, Vmadm, VmadmError};
 pub use worker::{Driver, RolledBack, StageError, Worker};

@@ -4,6 +4,7 @@
 //! stand-in adds (`ntrace`) is optional everywhere.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -122,6 +123,18 @@ pub struct Extension {
     pub notes: Vec<String>,
     /// What the current boot has used.
     pub usage: Option<VmUsage>,
+    /// Where a tracer finds it.
+    pub trace: Option<TracePlaces>,
+}
+
+/// Where a tracer finds a stand-in's zone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TracePlaces {
+    /// The cgroup for perf events.
+    pub group: Option<PathBuf>,
+    /// The socket on which the job's first process looks for a tracer.
+    pub socket: Option<PathBuf>,
 }
 
 /// By what means each limit of a stand-in's zone is kept.
@@ -180,6 +193,9 @@ pub struct Vm {
     /// When it was booted, if it is running.
     #[serde(default)]
     boot_timestamp: Option<String>,
+    /// The pid of its process 1, if it is running.
+    #[serde(default)]
+    pub pid: Option<i64>,
     /// Its snapshots, newest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,

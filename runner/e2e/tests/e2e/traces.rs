@@ -144,6 +144,9 @@ pub(crate) async fn a_c_job_is_traced(stage: &Stage) {
     let trace = stored(stage, id, &names).await;
     assert_eq!(trace.tracer, Some(Tracer::Sample));
     assert!(trace.samples.unwrap() > 20, "{trace:?}");
+    // Its set-up, which compiled it, is not in it.
+    let svg = artefact(stage, id, "trace/flamegraph.svg").await.unwrap();
+    assert!(!String::from_utf8(svg).unwrap().contains("cc1"));
     assert_eq!(stage.output(id).await.text(), "burnt\n");
 }
 

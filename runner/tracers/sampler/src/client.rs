@@ -17,8 +17,11 @@ use crate::wire::{
 /// The name under which an executable is the sampler.
 pub(crate) const NAME: &str = "ntrace-sampler";
 
-/// Longest wait for a sampler to begin.
-const START_WAIT: Duration = Duration::from_secs(15);
+/// Longest wait for a sampler to be ready.
+const ARM_WAIT: Duration = Duration::from_secs(15);
+
+/// Longest wait for one that is ready to begin.
+const GO_WAIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for the stacks of the last seconds.
 const WINDOW_WAIT: Duration = Duration::from_secs(10);
@@ -62,6 +65,13 @@ pub struct Trace {
     pub summary: Summary,
 }
 
+/// A sampler that is ready and has seen nothing. Dropping it ends it.
+#[derive(Debug)]
+pub struct Armed {
+    process: Process,
+    how: How,
+}
+
 /// A sampler at work. Dropping it ends it without a profile.
 #[derive(Debug)]
 pub struct Running {
@@ -75,11 +85,49 @@ pub struct Running {
 /// # Errors
 /// When no way to sample is permitted, which the error explains.
 pub fn start(target: &Target) -> Result<Running, SamplerError> {
+    arm(target, ARM_WAIT)?.begin(GO_WAIT)
+}
+
+/// Makes ready to sample a zone all that takes time, and samples nothing
+/// yet.
+///
+/// # Errors
+/// When no way to sample is permitted, which the error explains, or it was
+/// not ready in time.
+pub fn arm(target: &Target, within: Duration) -> Result<Armed, SamplerError> {
     let mut process = Process::spawn(&target.program)?;
-    process.ask(&Ask::Start(target.order()))?;
-    match process.answer(START_WAIT)?.0 {
-        Answer::Started(how) => Ok(Running { process, how }),
+    process.ask(&Ask::Arm(target.order()))?;
+    match process.answer(within.min(ARM_WAIT))?.0 {
+        Answer::Armed(how) => Ok(Armed { process, how }),
         other => Err(unexpected(other)),
+    }
+}
+
+impl Armed {
+    /// The way that was chosen.
+    #[must_use]
+    pub fn how(&self) -> How {
+        self.how
+    }
+
+    /// The pid of the sampler's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Begins, as [`start`].
+    ///
+    /// # Errors
+    /// When the sampler died meanwhile, cannot begin, or does not answer.
+    pub fn begin(mut self, within: Duration) -> Result<Running, SamplerError> {
+        self.process.ask(&Ask::Go)?;
+        match self.process.answer(within.min(GO_WAIT))?.0 {
+            Answer::Started => {
+                Ok(Running { process: self.process, how: self.how })
+            }
+            other => Err(unexpected(other)),
+        }
     }
 }
 

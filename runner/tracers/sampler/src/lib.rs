@@ -38,7 +38,9 @@ mod zone;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use self::client::{Running, SamplerError, Trace, stacks_of, start};
+pub use self::client::{
+    Armed, Running, SamplerError, Trace, arm, stacks_of, start,
+};
 pub use self::process::CARRIERS;
 pub use self::target::{
     DEFAULT_HZ, DEFAULT_STACK_BYTES, How, Program, Target, TargetError,

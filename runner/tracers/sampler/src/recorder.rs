@@ -4,9 +4,8 @@
 //! Must not know who asks, nor what is made of the stacks in the end.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
-
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::clock;
 use crate::perf::record::{Raw, Record, split};
@@ -87,6 +86,11 @@ impl Recorder {
     /// Records from these as well.
     pub(crate) fn listen_to(&mut self, events: Vec<Event>) {
         self.events.extend(events);
+    }
+
+    /// Switches on the events that do not begin by themselves.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        self.events.iter().try_for_each(Event::enable)
     }
 
     /// What becomes readable when there is much to take.

@@ -4,6 +4,8 @@
 //! kills it, a trace is lost and nothing else. It ends with its parent: the
 //! end of standard input is its end.
 
+mod armed;
+
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,13 +18,13 @@ use crate::blocked;
 use crate::clock;
 use crate::listen::Listener;
 use crate::names::{Budget, Names};
-use crate::perf::{Settings, open};
+use crate::perf::open;
 use crate::recorder::Recorder;
 use crate::sys;
-use crate::target::{How, Order};
+use crate::target::How;
 use crate::trace;
 use crate::wire::{Answer, Ask, LINE_MAX};
-use crate::zone::ZoneFiles;
+use armed::Armed;
 
 /// How often the rings are emptied.
 const ROUND: Duration = Duration::from_millis(100);
@@ -41,6 +43,7 @@ impl Drop for OwnGroup {
     }
 }
 
+/// A sampler that samples.
 struct Service {
     how: How,
     recorder: Recorder,
@@ -65,14 +68,8 @@ pub(crate) fn main() -> u8 {
         None => return 0,
     };
     match first {
-        Ask::Start(order) => match Service::start(&order) {
-            Ok(service) => {
-                let started = Answer::Started(service.how);
-                if say(&started, &[]).is_err() {
-                    return 1;
-                }
-                service.run(&mut lines)
-            }
+        Ask::Arm(order) => match Armed::new(&order) {
+            Ok(armed) => armed.serve(&mut lines),
             Err(why) => fail(&why),
         },
         Ask::Stacks(order, pids, ms) => {
@@ -119,85 +116,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Service {
-    /// Tries the ways in turn.
-    fn start(order: &Order) -> Result<Service, String> {
-        let ways = order.ways();
-        let mut reasons = Vec::new();
-        for (how, path) in ways {
-            let tried = match how {
-                How::Group => Service::by_group(order, path),
-                How::Inherit => Service::by_process(order, path),
-            };
-            match tried {
-                Ok(mut service) => {
-                    service.warnings.extend(reasons);
-                    return Ok(service);
-                }
-                Err(why) => reasons.push(why),
-            }
-        }
-        if reasons.is_empty() {
-            return Err("the zone names no way to trace it".to_owned());
-        }
-        Err(reasons.join("; "))
-    }
-
-    fn new(order: &Order, how: How, kernel: bool) -> Result<Service, String> {
-        let settings = Settings {
-            hz: order.hz,
-            stack_bytes: order.stack_bytes,
-            kernel,
-            inherit: how == How::Inherit,
-        };
-        let files = ZoneFiles::hold(order.init).map_err(|e| chain(&e))?;
-        Ok(Service {
-            how,
-            recorder: Recorder::new(settings, files),
-            listener: None,
-            names: Names::new(&order.checkout, Budget::of(ROUND)),
-            started_ns: clock::since_1970(),
-            begun: clock::now(),
-            warnings: Vec::new(),
-            _group: None,
-        })
-    }
-
-    fn by_group(
-        order: &Order,
-        path: &std::path::Path,
-    ) -> Result<Service, String> {
-        let group = match fs::create_dir(path) {
-            Ok(()) => Some(OwnGroup(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
-            Err(error) => {
-                return Err(format!(
-                    "cannot make the cgroup {}: {error}",
-                    path.display()
-                ));
-            }
-        };
-        sys::hurry();
-        let mut service = Service::new(order, How::Group, true)?;
-        let settings = *service.recorder.settings();
-        let events = open::on_group(&settings, path, order.init)
-            .map_err(|error| chain(&error))?;
-        service.recorder.listen_to(events);
-        service._group = group;
-        Ok(service)
-    }
-
-    fn by_process(
-        order: &Order,
-        path: &std::path::Path,
-    ) -> Result<Service, String> {
-        let mut service = Service::new(order, How::Inherit, false)?;
-        let listener = Listener::bind(path).map_err(|error| {
-            format!("cannot listen on {}: {error}", path.display())
-        })?;
-        service.listener = Some(listener);
-        Ok(service)
-    }
-
     fn run(mut self, lines: &mut Lines) -> u8 {
         loop {
             let (asked, called) = self.wait(lines);
@@ -223,7 +141,7 @@ impl Service {
                     self.names.set_budget(Budget::of(time));
                     return self.finish(&options);
                 }
-                Next::Ask(Ok(Ask::Start(_) | Ask::Stacks(..))) => {
+                Next::Ask(Ok(Ask::Arm(_) | Ask::Go | Ask::Stacks(..))) => {
                     return fail("it was started already");
                 }
             }

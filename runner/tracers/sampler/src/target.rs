@@ -75,16 +75,29 @@ impl Target {
     /// # Errors
     /// When the zone is down, or is not one that can be sampled.
     pub fn from_vm(vm: &Value) -> Result<Target, TargetError> {
-        let init = vm["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let trace = vm["ntrace"]["trace"].as_object();
+        let path = |name: &str| {
+            let text = trace?.get(name)?.as_str()?;
+            Some(PathBuf::from(text))
+        };
+        Target::new(vm["pid"].as_i64(), path("group"), path("socket"))
+    }
+
+    /// From what such an object says: the pid of the zone's process 1, and
+    /// the two places.
+    ///
+    /// # Errors
+    /// When the zone is down, or is not one that can be sampled.
+    pub fn new(
+        init: Option<i64>,
+        group: Option<PathBuf>,
+        socket: Option<PathBuf>,
+    ) -> Result<Target, TargetError> {
+        let init = init.and_then(|pid| i32::try_from(pid).ok());
         let init = init.filter(|pid| *pid > 0);
         let init = init.ok_or(TargetError::NotRunning)?;
-        let trace = vm["ntrace"]["trace"].as_object();
-        let trace = trace.ok_or(TargetError::NoTrace)?;
-        let path = |name: &str| {
-            let text = trace.get(name)?.as_str()?;
-            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
-        };
-        let (group, socket) = (path("group"), path("socket"));
+        let group = group.filter(|path| path.is_absolute());
+        let socket = socket.filter(|path| path.is_absolute());
         if group.is_none() && socket.is_none() {
             return Err(TargetError::NoTrace);
         }

@@ -13,8 +13,10 @@ pub(crate) const LINE_MAX: u64 = 8 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ask {
-    /// Begin; the first request.
-    Start(Order),
+    /// Make all ready, and record nothing yet; the first request.
+    Arm(Order),
+    /// Begin to record.
+    Go,
     /// The stacks of the last seconds.
     Window,
     /// Stop, and give the profile within so many milliseconds; the last
@@ -28,8 +30,10 @@ pub(crate) enum Ask {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
+    /// All is ready for this way.
+    Armed(How),
     /// It samples, or waits for the job's first process.
-    Started(How),
+    Started,
     /// The stacks of the last seconds.
     Window(Window),
     /// The profile; so many bytes follow.

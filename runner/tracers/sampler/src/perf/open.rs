@@ -74,7 +74,7 @@ fn ring_error(error: io::Error) -> OpenError {
 }
 
 /// Opens one event a processor on a cgroup, so that its records carry the
-/// pids of the zone whose process 1 is given.
+/// pids of the zone whose process 1 is given. They are switched off.
 pub(crate) fn on_group(
     settings: &Settings,
     group: &Path,
@@ -117,11 +117,7 @@ pub(crate) fn on_group(
     };
     drop(theirs);
     let _ = sys::wait_child(between, true);
-    let events = receive(&ours)?;
-    for event in &events {
-        event.enable().map_err(step("switch an event on"))?;
-    }
-    Ok(events)
+    receive(&ours)
 }
 
 fn say_error(socket: &OwnedFd, error: &io::Error) {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper fails its test")]
 
+mod armed;
 mod languages;
 mod seen;
 mod stacks;

@@ -8,16 +8,16 @@ use crate::seen::{FINISH, finish, sample};
 use crate::stacks::Job;
 use crate::zone::{Who, Zone, compile, is_root, skip, wait_until};
 
-fn put(share: &Path) {
+pub(crate) fn put(share: &Path) {
     let options = ["-O2", "-fomit-frame-pointer"];
     compile(include_str!("programs/split.c"), &share.join("split"), &options);
 }
 
-fn users() -> Vec<Who> {
+pub(crate) fn users() -> Vec<Who> {
     if is_root() { vec![Who::Me, Who::Ordinary] } else { vec![Who::Me] }
 }
 
-fn exists(pid: u32) -> bool {
+pub(crate) fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
