@@ -3,7 +3,10 @@
 # instruction of the job's command, traced and untraced in turn, and a zone's
 # whole life.
 #
-#   scripts/bench/push-latency.sh [PUSHES]
+#   scripts/bench/push-latency.sh [PUSHES] [ordinary]
+#
+# ordinary: pushes to a runner of a user without rights (to be started by
+# root).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,5 +18,6 @@ case $pushes in
     ;;
 esac
 cargo build --release --locked --workspace --bins
-cargo bench --quiet --locked -p ntrace-e2e --bench push_latency -- "$pushes"
+cargo bench --quiet --locked -p ntrace-e2e --bench push_latency -- \
+    "$pushes" "${2:-}"
 cargo bench --quiet --locked -p ntrace-standin

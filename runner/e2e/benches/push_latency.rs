@@ -2,7 +2,7 @@
 //! command, in a clean worker with the source cached.
 //!
 //! ```text
-//! scripts/bench/push-latency.sh [PUSHES]
+//! scripts/bench/push-latency.sh [PUSHES] [ordinary]
 //! ```
 //!
 //! The command is `exec date +%s%N` on the same clock, so what is printed
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ntrace_client::Dispatcher;
-use ntrace_e2e::{Setup, Stage};
+use ntrace_e2e::{Setup, Stage, Who};
 use ntrace_protocol::{JobState, WorkerState};
 use serde_json::{Value, json};
 
@@ -28,12 +28,17 @@ const WARM: usize = 5;
 const WAYS: [(&str, &str); 2] = [("traced", "cpu"), ("untraced", "none")];
 
 fn main() {
-    let pushes = std::env::args().find_map(|arg| arg.parse().ok());
+    let args: Vec<String> = std::env::args().collect();
+    let pushes = args.iter().find_map(|arg| arg.parse().ok());
+    let who = match args.iter().any(|arg| arg == "ordinary") {
+        true => Who::NOBODY_ELSE,
+        false => Who::Us,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime needs nothing special");
-    runtime.block_on(measure(pushes.unwrap_or(PUSHES)));
+    runtime.block_on(measure(pushes.unwrap_or(PUSHES), who));
 }
 
 /// Figures by name, in milliseconds.
@@ -66,8 +71,8 @@ fn now_ns() -> u128 {
     now.unwrap_or(Duration::ZERO).as_nanos()
 }
 
-async fn measure(pushes: usize) {
-    let stage = Stage::start(Setup::workers(1)).await;
+async fn measure(pushes: usize, who: Who) {
+    let stage = Stage::start(Setup::workers(1).who(who)).await;
     let repo = stage.repos.make("bench", "latency");
     repo.write("README", "a small tree\n");
     let commit = repo.commit();
