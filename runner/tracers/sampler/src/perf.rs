@@ -133,6 +133,21 @@ impl Event {
     }
 }
 
+/// The first event of a machine makes its opener wait for a grace period of
+/// the kernel, some 10 ms; while this one is held, others open at once.
+#[derive(Debug)]
+pub(crate) struct Warmth {
+    _event: Option<OwnedFd>,
+}
+
+impl Warmth {
+    /// Waits in place of those who come later. Where that is refused, they
+    /// wait themselves, or say why they cannot be opened.
+    pub(crate) fn make() -> Warmth {
+        Warmth { _event: sys::open_idle().ok() }
+    }
+}
+
 /// Numbers of the processors that are switched on.
 pub(crate) fn processors() -> io::Result<Vec<u32>> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;

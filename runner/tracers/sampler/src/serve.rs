@@ -18,7 +18,7 @@ use crate::blocked;
 use crate::clock;
 use crate::listen::Listener;
 use crate::names::{Budget, Names};
-use crate::perf::open;
+use crate::perf::{Warmth, open};
 use crate::recorder::Recorder;
 use crate::sys;
 use crate::target::How;
@@ -54,6 +54,7 @@ struct Service {
     begun: u64,
     warnings: Vec<String>,
     _group: Option<OwnGroup>,
+    _warmth: Option<Warmth>,
 }
 
 /// Serves the parent on standard input and output; gives the exit status.

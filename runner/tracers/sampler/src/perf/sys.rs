@@ -50,6 +50,28 @@ pub(crate) fn open_on_group(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Opens an event on this very process that never counts anything.
+pub(crate) fn open_idle() -> io::Result<OwnedFd> {
+    let mut attr = perf_event_attr::default();
+    attr.type_ = perf::bindings::PERF_TYPE_SOFTWARE;
+    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.config = perf::bindings::PERF_COUNT_SW_DUMMY.into();
+    attr.set_disabled(1);
+    attr.set_exclude_kernel(1);
+    attr.set_exclude_hv(1);
+    let flags = perf::bindings::PERF_FLAG_FD_CLOEXEC;
+    // SAFETY: the attributes are initialised and outlive the call; without a
+    // ring nothing is written.
+    let fd = unsafe {
+        perf::perf_event_open(&raw mut attr, 0, -1, -1, flags.into())
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Switches an event on.
 pub(crate) fn enable(event: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.

@@ -11,7 +11,7 @@ use super::{Lines, OwnGroup, ROUND, Service, chain, fail, say};
 use crate::clock;
 use crate::listen::Listener;
 use crate::names::{Budget, Names};
-use crate::perf::{Settings, open};
+use crate::perf::{Settings, Warmth, open};
 use crate::recorder::Recorder;
 use crate::sys;
 use crate::target::{How, Order};
@@ -25,6 +25,8 @@ pub(super) struct Armed {
     /// Where to listen for the job's first process, from the beginning on:
     /// one that comes earlier is not the job's.
     socket: Option<PathBuf>,
+    /// The job's first process opens the events while the job waits.
+    warmth: Option<Warmth>,
     names: Names,
     warnings: Vec<String>,
     group: Option<OwnGroup>,
@@ -66,6 +68,7 @@ impl Armed {
             how,
             recorder: Recorder::new(settings, files),
             socket: None,
+            warmth: None,
             names: Names::new(&order.checkout, Budget::of(ROUND)),
             warnings: Vec::new(),
             group: None,
@@ -96,6 +99,7 @@ impl Armed {
     fn by_process(order: &Order, path: &Path) -> Result<Armed, String> {
         let mut armed = Armed::of(order, How::Inherit, false)?;
         armed.socket = Some(path.to_owned());
+        armed.warmth = Some(Warmth::make());
         Ok(armed)
     }
 
@@ -143,6 +147,7 @@ impl Armed {
             begun: clock::now(),
             warnings: self.warnings,
             _group: self.group,
+            _warmth: self.warmth,
         })
     }
 }
