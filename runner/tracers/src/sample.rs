@@ -104,7 +104,7 @@ impl Tracer for Sample {
         vm: &'a Vm,
     ) -> BoxFuture<'a, Result<Option<Box<dyn Armed>>, StartError>> {
         async move {
-            let zone = Zone { program: self.program.clone(), ..zone_of(vm)? };
+            let zone = Zone { program: self.program.clone(), ..zone_seen(vm)? };
             let ready = Ready::of(zone, &target).await?;
             Ok(Some(Box::new(ready) as Box<dyn Armed>))
         }
@@ -113,7 +113,7 @@ impl Tracer for Sample {
 }
 
 /// The zone for the sampler, as a look at the VM told.
-fn zone_of(vm: &Vm) -> Result<Zone, StartError> {
+fn zone_seen(vm: &Vm) -> Result<Zone, StartError> {
     let trace = vm.ntrace.as_ref().and_then(|own| own.trace.clone());
     let trace = trace.unwrap_or_default();
     Zone::new(vm.pid, trace.group, trace.socket)

@@ -250,7 +250,7 @@ async fn where_no_tracer_works_node_tells_of_itself() {
 }
 
 /// The processes of the runner's samplers.
-fn samplers(stage: &mut Stage) -> Vec<u32> {
+pub(crate) fn samplers(stage: &mut Stage) -> Vec<u32> {
     let parent = format!("PPid:\t{}\n", stage.runner().pid());
     let is_child = |pid: u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
