@@ -194,8 +194,7 @@ fn java_is_split_with_the_names_it_tells_at_its_end() {
     });
     let mut target = zone.target();
     target.hz = HZ;
-    let argv =
-        ["java", "-XX:+UseSerialGC", "-cp", "/opt/share", "Split", "2500"];
+    let argv = ["java", "-XX:+UseSerialGC", "-cp", "/opt/share", "Split", "45"];
     let (seen, _) = sample(&zone, &target, &argv, &[JAVA]);
     let names = [
         "Split$Seventy.run(int)",

@@ -6,7 +6,7 @@ public class Split {
 
     static long burn(int parts) {
         long x = 88172645463325252L;
-        for (int i = 0; i < parts * 500; i++) {
+        for (int i = 0; i < parts * 1000; i++) {
             x ^= x << 13;
             x ^= x >>> 7;
             x ^= x << 17;
@@ -42,9 +42,16 @@ public class Split {
         int rounds = Integer.parseInt(args[0]);
         long lot = 1;
         long sum = 0;
+        // Until all are compiled: the interpreter's frames bear no names.
+        for (int i = 0; i < 20_000; i++) {
+            for (Work work : WORKS) {
+                sum += work.run(i % 2);
+            }
+        }
+        // Each part goes on for some samples, so that a short job is enough.
         for (int i = 0; i < rounds; i++) {
             lot = lot * 6364136223846793005L + 1442695040888963407L;
-            int unit = 20 + (int) ((lot >>> 33) % 40);
+            int unit = 500 + (int) ((lot >>> 33) % 1000);
             for (Work work : WORKS) {
                 sum += work.run(unit);
             }
