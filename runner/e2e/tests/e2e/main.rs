@@ -3,6 +3,7 @@
 
 mod armed;
 mod clean;
+mod diffs;
 mod faults;
 mod leaks;
 mod many;
