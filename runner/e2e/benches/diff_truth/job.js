@@ -1,7 +1,7 @@
 // A job with a few functions of its own. ROUNDS is what the planted change
 // changes: how often a record's text is hashed.
 'use strict';
-const ROUNDS = 150;
+const ROUNDS = 12;
 
 function countPrimes(limit) {
   let count = 0;
@@ -15,12 +15,36 @@ function countPrimes(limit) {
   return count;
 }
 
+// So long that it is not inlined, and keeps its name.
 function parseRecord(row) {
   let hash = 2166136261;
   for (let round = 0; round < ROUNDS; round++) {
     for (let i = 0; i < row.length; i++) {
-      hash ^= row.charCodeAt(i);
-      hash = Math.imul(hash, 16777619);
+      const c = row.charCodeAt(i);
+      hash = Math.imul(hash ^ (c + 0), 16777619);
+      hash = Math.imul(hash ^ (c + 1), 16777619);
+      hash = Math.imul(hash ^ (c + 2), 16777619);
+      hash = Math.imul(hash ^ (c + 3), 16777619);
+      hash = Math.imul(hash ^ (c + 4), 16777619);
+      hash = Math.imul(hash ^ (c + 5), 16777619);
+      hash = Math.imul(hash ^ (c + 6), 16777619);
+      hash = Math.imul(hash ^ (c + 7), 16777619);
+      hash = Math.imul(hash ^ (c + 8), 16777619);
+      hash = Math.imul(hash ^ (c + 9), 16777619);
+      hash = Math.imul(hash ^ (c + 10), 16777619);
+      hash = Math.imul(hash ^ (c + 11), 16777619);
+      hash = Math.imul(hash ^ (c + 12), 16777619);
+      hash = Math.imul(hash ^ (c + 13), 16777619);
+      hash = Math.imul(hash ^ (c + 14), 16777619);
+      hash = Math.imul(hash ^ (c + 15), 16777619);
+      hash = Math.imul(hash ^ (c + 16), 16777619);
+      hash = Math.imul(hash ^ (c + 17), 16777619);
+      hash = Math.imul(hash ^ (c + 18), 16777619);
+      hash = Math.imul(hash ^ (c + 19), 16777619);
+      hash = Math.imul(hash ^ (c + 20), 16777619);
+      hash = Math.imul(hash ^ (c + 21), 16777619);
+      hash = Math.imul(hash ^ (c + 22), 16777619);
+      hash = Math.imul(hash ^ (c + 23), 16777619);
     }
   }
   return hash >>> 0;
