@@ -21,7 +21,9 @@ use ntrace_protocol::trace::Tracer as Kind;
 use ntrace_sampler::{CARRIERS, DEFAULT_HZ, DEFAULT_STACK_BYTES, ZoneFiles};
 use ntrace_zones::Exit;
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::task::JoinHandle;
 use tokio::time::{
@@ -60,6 +62,9 @@ const RINGS: usize = 16 << 10;
 
 /// What is kept of what perf complains of.
 const WORDS_MAX: u64 = 4 << 10;
+
+/// Said of each process where there is no /proc.
+const HARMLESS: &str = "cannot open maps";
 
 /// Characters of it that a message shows.
 const SHOWN: usize = 300;
@@ -258,7 +263,7 @@ impl Control {
 }
 
 /// What perf complains of.
-struct Words(JoinHandle<Vec<u8>>);
+struct Words(JoinHandle<String>);
 
 impl Words {
     fn hear(from: Receiver) -> Self {
@@ -268,7 +273,7 @@ impl Words {
     fn hear_both(out: Receiver, err: Receiver) -> Self {
         Self(tokio::spawn(async {
             let (mut one, two) = tokio::join!(hear(err), hear(out));
-            one.extend(two);
+            one.push_str(&two);
             one
         }))
     }
@@ -277,8 +282,7 @@ impl Words {
     async fn said(self) -> String {
         let soon = Instant::now() + Duration::from_secs(1);
         let heard = timeout_at(soon, self.0).await;
-        let bytes = heard.ok().and_then(Result::ok).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
+        let text = heard.ok().and_then(Result::ok).unwrap_or_default();
         let words: Vec<&str> = text.split_whitespace().collect();
         if words.is_empty() {
             return String::new();
@@ -288,15 +292,28 @@ impl Words {
     }
 }
 
-/// Keeps the first words, and goes on reading.
-async fn hear(mut from: Receiver) -> Vec<u8> {
-    let mut words = Vec::new();
-    let mut piece = [0; 1024];
-    while let Ok(count @ 1..) = from.read(&mut piece).await {
-        let room = WORDS_MAX as usize - words.len();
-        words.extend_from_slice(&piece[..count.min(room)]);
+/// Keeps the first lines, each of them once, and goes on reading.
+async fn hear(from: Receiver) -> String {
+    let mut lines = BufReader::new(from);
+    let mut words = String::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A longer line is taken for several.
+        let mut piece = (&mut lines).take(WORDS_MAX);
+        match piece.read_until(b'\n', &mut line).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return words,
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim();
+        // What its reader cannot find in a cell is no trouble.
+        let is_new = text != HARMLESS && !words.contains(text);
+        if is_new && words.len() + text.len() < WORDS_MAX as usize {
+            words.push_str(text);
+            words.push('\n');
+        }
     }
-    words
 }
 
 /// A perf that records.
@@ -352,7 +369,7 @@ impl Recording {
     }
 
     async fn said(&mut self) -> String {
-        let none = Words(tokio::spawn(async { Vec::new() }));
+        let none = Words(tokio::spawn(async { String::new() }));
         std::mem::replace(&mut self.words, none).said().await
     }
 
