@@ -110,8 +110,10 @@ async fn a_difference_is_a_table_with_its_base_and_harmless_names() {
     let ran = run_in(dir.path(), &fake.addr(), &args).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let out = ran.out();
+    assert!(out.starts_with("found  "), "what was found comes first: {out}");
     assert!(!out.contains('\u{1b}'), "{out}");
     for said in [
+        "found  changed: by\\x1b[2JHash takes +0.600s (+60.0%) a run by itself",
         "total  4.000s -> 4.600s, +0.600s (+15.0%): changed",
         "the last done run of the parent commit bbbb",
         "the workers differ",
