@@ -2,7 +2,7 @@
 //! untraced ones, paired and interleaved, with an A/A row as the noise.
 //!
 //! ```text
-//! scripts/bench/trace-overhead [ROUNDS] [ordinary]
+//! scripts/bench/trace-overhead [ROUNDS] [ordinary] [JOB...]
 //! ```
 //!
 //! It goes through the whole of ntrace, so it is what a user's job pays:
@@ -21,7 +21,7 @@ const ROUNDS: usize = 11;
 
 /// What is run: a name, and a shell command of about a second.
 const JOBS: [(&str, &str); 3] = [
-    ("CPU-bound", "awk 'BEGIN { for (i = 0; i < 9000000; i++) s += i * 7 }'"),
+    ("CPU-bound", "awk 'BEGIN { for (i = 0; i < 30000000; i++) s += i * 7 }'"),
     (
         "fork-heavy",
         "i=0; while [ $i -lt 1200 ]; do /bin/true; i=$((i + 1)); done",
@@ -65,10 +65,16 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime needs nothing special");
-    runtime.block_on(measure(rounds.unwrap_or(ROUNDS), is_ordinary));
+    let is_named = |name: &str| args.iter().any(|arg| arg == name);
+    let mut jobs = JOBS.to_vec();
+    if jobs.iter().any(|(name, _)| is_named(name)) {
+        jobs.retain(|(name, _)| is_named(name));
+    }
+    let rounds = rounds.unwrap_or(ROUNDS);
+    runtime.block_on(measure(&jobs, rounds, is_ordinary));
 }
 
-async fn measure(rounds: usize, is_ordinary: bool) {
+async fn measure(jobs: &[(&str, &str)], rounds: usize, is_ordinary: bool) {
     let who = match is_ordinary {
         true => Who::NOBODY_ELSE,
         false => Who::Us,
@@ -79,7 +85,7 @@ async fn measure(rounds: usize, is_ordinary: bool) {
     println!("| job | CPU of it | way | ratio | tracer's start and end |");
     println!("|---|---|---|---|---|");
     let ways = ways(is_ordinary);
-    for (name, script) in JOBS {
+    for (name, script) in jobs {
         let mut plain = Vec::new();
         let mut ratios = vec![Vec::new(); ways.len()];
         let mut ends = vec![Vec::new(); ways.len()];
