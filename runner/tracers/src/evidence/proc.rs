@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ntrace_protocol::text::escape;
+use ntrace_sampler::CARRIERS;
 
 use super::{Evidence, Process, Thread, busy, files, open};
 
@@ -75,8 +76,7 @@ pub fn of_zone(init: u32, bounds: Bounds) -> io::Result<Evidence> {
             process.ppid = numbers.get(&parent).copied();
             process
         })
-        // The remains of whoever entered the zone from outside.
-        .filter(|p| p.ppid.is_some() || p.state != Some('Z'))
+        .filter(|process| !is_remains(process))
         .collect();
     evidence.processes.sort_by_key(|process| process.pid);
     files::lead(&mut evidence.processes, &of(init));
@@ -87,6 +87,14 @@ pub fn of_zone(init: u32, bounds: Bounds) -> io::Result<Evidence> {
         evidence.notes.push(format!("and {more} more such notes"));
     }
     Ok(evidence)
+}
+
+/// Whether it is what remains of whoever entered the zone from outside: dead,
+/// or so far gone that it runs no program any more.
+fn is_remains(process: &Process) -> bool {
+    let is_dead = process.state == Some('Z') && process.ppid.is_none();
+    let name = process.comm.as_str();
+    is_dead || (process.argv.is_empty() && CARRIERS.contains(&name))
 }
 
 fn of(pid: u32) -> PathBuf {
@@ -270,6 +278,21 @@ mod tests {
 
     fn bounds() -> Bounds {
         Bounds::until(Instant::now() + Duration::from_secs(60))
+    }
+
+    #[test]
+    fn remains_of_who_entered_from_outside_are_no_processes_of_the_job() {
+        let of = |comm: &str, words: &[&str], state, ppid| Process {
+            comm: comm.to_owned(),
+            argv: words.iter().map(|&word| word.to_owned()).collect(),
+            state: Some(state),
+            ppid,
+            ..Process::default()
+        };
+        assert!(is_remains(&of("zone-job", &[], 'R', Some(1))));
+        assert!(is_remains(&of("sh", &[], 'Z', None)));
+        assert!(!is_remains(&of("sh", &[], 'Z', Some(7))));
+        assert!(!is_remains(&of("zone-job", &["./zone-job"], 'R', Some(7))));
     }
 
     #[test]

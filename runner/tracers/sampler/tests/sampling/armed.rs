@@ -32,9 +32,9 @@ fn what_runs_before_the_word_to_begin_is_not_seen() {
         let mut target = zone.target();
         target.hz = 997;
         let armed = arm(&target, LONG).unwrap();
-        assert_eq!(zone.job(&["early", "15000"], &[]).status["code"], 0);
+        assert_eq!(zone.job(&["early", "25"], &[]).status["code"], 0);
         let running = armed.begin(LONG).unwrap();
-        assert_eq!(zone.job(&["split", "15000"], &[]).status["code"], 0);
+        assert_eq!(zone.job(&["split", "25"], &[]).status["code"], 0);
         let seen = finish(running, FinishOptions::default());
         assert_eq!(seen.processes(), ["split"], "as {who:?}");
         assert!(seen.summary.samples > 50, "{:?}", seen.summary);
@@ -50,14 +50,14 @@ fn an_armed_sampler_that_dies_or_is_dropped_is_no_obstacle() {
         send(armed.pid(), Signal::KILL);
         let begun = armed.begin(LONG);
         assert!(matches!(begun, Err(SamplerError::Died(_))), "{begun:?}");
-        assert_eq!(zone.job(&["split", "100"], &[]).status["code"], 0);
+        assert_eq!(zone.job(&["split", "1"], &[]).status["code"], 0);
         let armed = arm(&target, LONG).unwrap();
         let pid = armed.pid();
         drop(armed);
         wait_until("the sampler is gone", || !exists(pid));
         let socket = target.socket.as_ref().unwrap();
         assert!(!socket.exists(), "{}", socket.display());
-        assert_eq!(zone.job(&["split", "100"], &[]).status["code"], 0);
+        assert_eq!(zone.job(&["split", "1"], &[]).status["code"], 0);
     }
 }
 
@@ -75,7 +75,7 @@ fn a_sampler_that_hangs_is_given_up_at_the_deadline() {
     target.program = Program::File(idle(dir.path()));
     let armed = arm(&target, SHORT);
     assert!(matches!(armed, Err(SamplerError::Silent(_))), "{armed:?}");
-    assert_eq!(zone.job(&["split", "100"], &[]).status["code"], 0);
+    assert_eq!(zone.job(&["split", "1"], &[]).status["code"], 0);
 }
 
 /// A program that never answers, and ends with its input.
